@@ -1,0 +1,40 @@
+"""passel: exact graph passes for trained neural networks, and the compiler that lowers the result.
+
+Importing the package is cheap: torch, onnx and onnxruntime load when a name that needs them is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backends.onnxruntime import CompiledModel, load
+    from .compiler import Optimized, compile, export_onnx, optimize
+    from .passes.report import Report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CompiledModel": ".backends.onnxruntime",
+    "Optimized": ".compiler",
+    "Report": ".passes.report",
+    "compile": ".compiler",
+    "export_onnx": ".compiler",
+    "load": ".backends.onnxruntime",
+    "optimize": ".compiler",
+}
+_SUBPACKAGES = ("backends", "errors", "graph", "models", "passes", "tools")
+
+__all__ = ["CompiledModel", "Optimized", "Report", "compile", "export_onnx", "load", "optimize"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name, or a subpackage, on first use (PEP 562)."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    if name in _SUBPACKAGES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'passel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBPACKAGES, "__version__"])

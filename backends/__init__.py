@@ -1,0 +1,1 @@
+"""Runtimes that a graph is lowered to, one file each."""

@@ -1,0 +1,217 @@
+"""The public functions: capture -> passes -> lower, each step verified and reported.
+
+`compile` ends in a callable on a runtime, `optimize` in a program of the IR it came in, and
+`export_onnx` in a file.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from torch.export import ExportedProgram
+
+from .backends.choices import SessionChoice
+from .backends.onnxruntime import CompiledModel, provider
+from .backends.ort_forms import fused
+from .backends.select import select
+from .capture import OPSET, Captured, capture, make_inputs, to_onnx
+from .errors import InvalidInput
+from .graph.onnx_io import check_writable, raise_opset, write
+from .passes.driver import Exclude, Progress
+from .passes.registry import Request, resolve
+from .passes.report import Report
+from .pipeline import Job, runner, stage
+
+BACKENDS = ("auto", "onnxruntime")
+
+
+@dataclass
+class Optimized:
+    """A program after the passes.
+
+    Attributes:
+        program: an ExportedProgram when a torch model came in, an onnx_ir.Model when ONNX did.
+        report: what was done.
+    """
+
+    program: ExportedProgram | ir.Model
+    report: Report
+
+
+def compile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    target: str = "cpu",
+    passes: Request = "default",
+    backend: str = "auto",
+    dynamic_shapes: Any = None,
+    verify: bool = True,
+    exclude: Exclude = (),
+    threads: int = 0,
+    measure: bool = True,
+    rtol: float | None = None,
+    atol: float | None = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """Optimize a model and lower it to a runtime; the result is called like the model.
+
+    Args:
+        model: a torch.nn.Module in eval mode, an ExportedProgram, a path to an .onnx file, an
+            onnx.ModelProto or an onnx_ir.Model.
+        example_inputs: a tensor, a tuple, or a dict of keyword inputs; may be left out for ONNX
+            (random ones are made).
+        target: "cpu" or "cuda".
+        passes: "default", "none", or a list of names, specs and pass objects.
+        backend: "auto" or "onnxruntime".
+        dynamic_shapes: as in torch.export, or with names: {"x": {0: "batch"}}.
+        verify: compare with the original on the examples and on seeded random inputs.
+        exclude: patterns that keep passes off parts of the model (op name, op kind, module path,
+            "re:" and an expression), or a dict of such lists by pass name.
+        threads: intra-op threads; 0 for all physical cores.
+        measure: choose between lowerings by measuring them (about two seconds); otherwise by the
+            cost table.
+        rtol, atol: bound on max |Δ| as rtol·max |y| + atol, instead of the dtype's own.
+        progress: called with (pass, position, total) before each pass.
+
+    Raises:
+        InvalidInput, InvalidModel, ExportError: the arguments or the model are unfit.
+        BackendUnavailable: the runtime or the target is not installed.
+        VerificationError: the result disagrees with the original; names the guilty pass.
+    """
+    if backend not in BACKENDS:
+        raise InvalidInput(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    provider(target)
+    job = Job.of(passes, exclude, progress, rtol, atol)
+    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
+    original = _as_onnx(job.report, captured, OPSET)
+    inputs = captured.inputs or make_inputs(original)
+    with stage(job.report, "passes"):
+        lowered = job.run(original)
+    with stage(job.report, "reference"):
+        batches = job.batches(captured, original, inputs) if verify else []
+    with stage(job.report, "lower"):
+        selection = select(
+            lowered,
+            inputs,
+            target,
+            SessionChoice(threads=threads),
+            measure=measure,
+            check=job.checker(original, batches) if verify else None,
+        )
+    winner = selection.winner
+    job.report.chosen = {"form": winner.name, "candidates (median ms)": selection.outcomes}
+    if verify:
+        job.accept(original, winner.errors, batches, "on the runtime")
+    return CompiledModel(
+        winner.model, captured.signature, job.report, target, winner.session_choice, winner.session
+    )
+
+
+def optimize(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    passes: Request = "default",
+    dynamic_shapes: Any = None,
+    verify: bool = True,
+    exclude: Exclude = (),
+    rtol: float | None = None,
+    atol: float | None = None,
+    progress: Progress | None = None,
+) -> Optimized:
+    """Run the passes and stay in the IR that came in; arguments as in `compile`.
+
+    A Module or ExportedProgram gives an ExportedProgram (for torch.compile, AOTInductor or
+    torch.export.save); ONNX gives an onnx_ir.Model (onnx_ir.save writes it).
+
+    Raises:
+        As `compile`, without BackendUnavailable.
+    """
+    job = Job.of(passes, exclude, progress, rtol, atol)
+    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
+    with stage(job.report, "passes"):
+        lowered = job.run(captured.program)
+    if verify:
+        _verify(job, captured, captured.program, lowered)
+    return Optimized(lowered, job.report)
+
+
+def export_onnx(
+    model: Any,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    passes: Request = "default",
+    opset: int | None = None,
+    dynamic_shapes: Any = None,
+    verify: bool = True,
+    portable: bool = True,
+    external_data: bool | None = None,
+    exclude: Exclude = (),
+    rtol: float | None = None,
+    atol: float | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Run the passes and write a standard ONNX file; arguments as in `compile`.
+
+    Args:
+        path: the file to write; weights go to `<path>.data` beside it when the model is large.
+        opset: opset of the file; by default 23 for torch models, and for ONNX the file's own,
+            raised to 23 where that is possible (RMSNormalization needs it).
+        portable: use standard-domain ops only, which any runtime reads; otherwise com.microsoft
+            ops where ONNX Runtime runs them faster.
+        external_data: force weights into (True) or out of (False) a separate file.
+
+    Raises:
+        As `compile`; also InvalidInput when the path cannot be written. Nothing is left half
+        written, and nothing at all after a failed verification.
+    """
+    target = Path(path)
+    check_writable(target)
+    job = Job.of(passes, exclude, progress, rtol, atol)
+    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
+    original = _as_onnx(job.report, captured, opset)
+    with stage(job.report, "passes"):
+        lowered = job.run(original)
+    if not portable:
+        lowered = fused(lowered)
+    if verify:
+        _verify(job, captured, original, lowered)
+    with stage(job.report, "write"):
+        write(lowered, target, external=external_data)
+    return job.report
+
+
+def _captured(report: Report, model: Any, example_inputs: Any, dynamic_shapes: Any) -> Captured:
+    with stage(report, "capture"):
+        captured = capture(model, example_inputs, dynamic_shapes)
+    report.model = captured.name
+    return captured
+
+
+def _as_onnx(report: Report, captured: Captured, opset: int | None) -> ir.Model:
+    """The captured program as ONNX, at the opset asked for or the best one."""
+    with stage(report, "to onnx"):
+        if isinstance(captured.program, ExportedProgram):
+            return to_onnx(captured.program, opset or OPSET)
+        model, reason = raise_opset(captured.program, opset or OPSET)
+    if reason:
+        report.notes.append(reason)
+    return model
+
+
+def _verify(job: Job, captured: Captured, original: Any, lowered: Any) -> None:
+    inputs = captured.inputs
+    if inputs is None:
+        assert isinstance(original, ir.Model)
+        inputs = make_inputs(original)
+    with stage(job.report, "verify"):
+        batches = job.batches(captured, original, inputs)
+        errors = job.checker(original, batches)(runner(lowered))
+        job.accept(original, errors, batches, "by program")
+
+

@@ -1,0 +1,119 @@
+"""Execute ONNX models with onnx.reference, for verification: slow, and right in float64."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from scipy.special import erf
+
+from .onnx_node import MICROSOFT
+
+
+class SimplifiedLayerNormalization(OpRun):
+    """ORT's RMS norm, which ONNX has no schema for."""
+
+    op_domain = ""
+
+    def _run(self, *inputs: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
+        x, scale = inputs[:2]
+        axis = attributes.get("axis", -1)
+        axes = tuple(range(axis + x.ndim if axis < 0 else axis, x.ndim))
+        moment = np.mean(x * x, axis=axes, keepdims=True)
+        normed = x / np.sqrt(moment + attributes.get("epsilon", 1e-5)) * scale
+        return (normed.astype(x.dtype),)
+
+
+class Gelu(OpRun):
+    """ORT's exact GELU."""
+
+    op_domain = MICROSOFT
+
+    def _run(self, x: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
+        return ((x * 0.5 * (1 + erf(x / np.sqrt(2)))).astype(x.dtype),)
+
+
+class FastGelu(OpRun):
+    """ORT's tanh GELU, with its optional bias."""
+
+    op_domain = MICROSOFT
+
+    def _run(self, *inputs: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
+        x = sum(inputs)
+        inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+        return ((0.5 * x * (1 + np.tanh(inner))).astype(inputs[0].dtype),)
+
+
+class QuickGelu(OpRun):
+    """ORT's sigmoid GELU; SiLU when alpha is 1."""
+
+    op_domain = MICROSOFT
+
+    def _run(self, x: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
+        return ((x / (1 + np.exp(-attributes.get("alpha", 1.702) * x))).astype(x.dtype),)
+
+
+class ORTSimplifiedLayerNormalization(SimplifiedLayerNormalization):
+    """The same under ORT's own domain, as some exporters write it."""
+
+    op_domain = MICROSOFT
+
+
+class GatherElements(OpRun):
+    """The reference's own goes wrong when the indices span fewer rows than the data."""
+
+    op_domain = ""
+
+    def _run(self, *inputs: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
+        data, indices = inputs
+        axis = attributes.get("axis", 0) % data.ndim
+        corner = tuple(
+            slice(None) if i == axis else slice(extent) for i, extent in enumerate(indices.shape)
+        )
+        return (np.take_along_axis(data[corner], indices, axis),)
+
+
+ORTSimplifiedLayerNormalization.__name__ = "SimplifiedLayerNormalization"
+EXTRA: list[type[OpRun]] = [
+    SimplifiedLayerNormalization,
+    ORTSimplifiedLayerNormalization,
+    Gelu,
+    FastGelu,
+    QuickGelu,
+    GatherElements,
+]
+"""Operators that exported models are full of and that the reference lacks or gets wrong."""
+
+
+def run(model: ir.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Execute a model that may be taken apart, on arrays in the order of its required inputs."""
+    required = [v.name for v in model.graph.inputs if v.name not in model.graph.initializers]
+    if len(required) != len(inputs):
+        raise ValueError(f"expected {len(required)} inputs {required}, got {len(inputs)}")
+    feeds = dict(zip(required, inputs, strict=True)) | _detach(model)
+    proto = ir.to_proto(model)
+    return execute(proto, feeds)
+
+
+def execute(proto: onnx.ModelProto, feeds: "dict[str | None, np.ndarray]") -> list[np.ndarray]:
+    """The outputs of a model without initializers."""
+    evaluator = ReferenceEvaluator(proto, new_ops=EXTRA)
+    with np.errstate(all="ignore"):
+        results = evaluator.run(None, feeds)
+    return [np.asarray(result) for result in results]
+
+
+def _detach(model: ir.Model) -> "dict[str | None, np.ndarray]":
+    """Turn initializers into inputs, so that no weight goes through protobuf."""
+    feeds: dict[str | None, np.ndarray] = {}
+    for name, value in list(model.graph.initializers.items()):
+        assert value.const_value is not None
+        feeds[name] = value.const_value.numpy()
+        model.graph.initializers.pop(name)
+        value.const_value = None
+        if value not in model.graph.inputs:
+            model.graph.inputs.append(value)
+    return feeds

@@ -1,0 +1,374 @@
+"""The lifted vocabulary: what passes can see of a program, whichever IR spelled it.
+
+Operands are listed in each docstring in the order of `Op.inputs`; an operand in brackets may be
+absent. Further inputs, which an IR needs to spell the op (ONNX's `axes` tensors, symbolic extents),
+may follow the named ones: they keep values alive and are dropped when the op is written anew.
+Axes are non-negative and count from the front. A node outside the vocabulary is `Opaque`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .graph import Op, Value
+
+
+@dataclass(eq=False, kw_only=True)
+class Opaque(Op):
+    """A node that passes go round, never through; copied as it is.
+
+    Attributes:
+        target: the operator's name in its IR, e.g. "aten.cumsum.default" or "TopK".
+        impure: the op has an effect besides its results (an assertion, a random number).
+    """
+
+    target: str = ""
+    impure: bool = False
+
+    @property
+    def kind(self) -> str:
+        return self.target
+
+    @property
+    def effectful(self) -> bool:
+        return self.impure
+
+
+@dataclass(eq=False, kw_only=True)
+class Linear(Op):
+    """y = x·Wᵀ + b over the last axis of x. Inputs: x [..., I], weight, [bias [O]].
+
+    Attributes:
+        layout: "oi" when the weight is stored [O, I] (torch), "io" when [I, O] (ONNX MatMul).
+    """
+
+    layout: str = "oi"
+
+    @property
+    def x(self) -> Value:
+        return self.require(0)
+
+    @property
+    def weight(self) -> Value:
+        return self.require(1)
+
+    @property
+    def bias(self) -> Value | None:
+        return self.operand(2)
+
+
+@dataclass(eq=False, kw_only=True)
+class Conv(Op):
+    """Convolution of x [N, C, *spatial]. Inputs: x, weight, [bias [O]].
+
+    The weight is [O, C/groups, *kernel], or [C, O/groups, *kernel] when transposed.
+
+    Attributes:
+        stride, dilation: one extent per spatial axis.
+        padding: (begin, end) zeros per spatial axis; None when the IR decides (auto_pad "same").
+        groups: number of channel groups.
+        transposed: whether this is a transposed convolution.
+        output_padding: extra rows at the end of each spatial axis of a transposed convolution.
+    """
+
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] | None = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+
+    @property
+    def x(self) -> Value:
+        return self.require(0)
+
+    @property
+    def weight(self) -> Value:
+        return self.require(1)
+
+    @property
+    def bias(self) -> Value | None:
+        return self.operand(2)
+
+
+@dataclass(eq=False, kw_only=True)
+class Norm(Op):
+    """A normalisation over the last `ndim` axes of x. Inputs: x, [scale], [shift].
+
+    "layer": (x − mean)/√(var + ε); "rms": x/√(mean x² + ε);
+    "crms": x/√((Σx² + (Σx)²)/(len + 1) + ε), over one axis (arXiv:2305.14858, §3.3).
+
+    Attributes:
+        norm: "layer", "rms" or "crms".
+        ndim: how many trailing axes are normalised together; scale and shift have their shape.
+        eps: ε.
+    """
+
+    norm: str = "layer"
+    ndim: int = 1
+    eps: float = 1e-5
+
+    @property
+    def kind(self) -> str:
+        return {"layer": "LayerNorm", "rms": "RMSNorm", "crms": "CRMSNorm"}[self.norm]
+
+    @property
+    def x(self) -> Value:
+        return self.require(0)
+
+    @property
+    def scale(self) -> Value | None:
+        return self.operand(1)
+
+    @property
+    def shift(self) -> Value | None:
+        return self.operand(2)
+
+
+@dataclass(eq=False, kw_only=True)
+class BatchNorm(Op):
+    """Inference-mode batch norm over axis 1. Inputs: x, [scale], [shift], mean, variance.
+
+    Attributes:
+        eps: added to the variance.
+    """
+
+    eps: float = 1e-5
+
+
+@dataclass(eq=False, kw_only=True)
+class Affine(Op):
+    """y = scale⊙x + shift with constants that broadcast to x. Inputs: x, [scale], [shift]."""
+
+    @property
+    def x(self) -> Value:
+        return self.require(0)
+
+    @property
+    def scale(self) -> Value | None:
+        return self.operand(1)
+
+    @property
+    def shift(self) -> Value | None:
+        return self.operand(2)
+
+
+@dataclass(eq=False, kw_only=True)
+class Elementwise(Op):
+    """A pointwise function with numpy broadcasting.
+
+    Attributes:
+        fn: add sub mul div neg pow sqrt rsqrt reciprocal exp log erf tanh sigmoid relu gelu
+            gelu_tanh silu abs sin cos where equal not isnan and maximum minimum.
+            "where" takes (condition, if_true, if_false).
+    """
+
+    fn: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.fn
+
+
+@dataclass(eq=False, kw_only=True)
+class MatMul(Op):
+    """Batched matrix product with numpy broadcasting. Inputs: a [..., M, K], b [..., K, N]."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Softmax(Op):
+    """Softmax of x over one axis.
+
+    Attributes:
+        axis: the axis that sums to 1.
+    """
+
+    axis: int = -1
+
+
+@dataclass(eq=False, kw_only=True)
+class Attention(Op):
+    """softmax(scale·q·kᵀ + mask)·v. Inputs: q [B,H,S,D], k [B,G,T,D], v [B,G,T,E], [mask].
+
+    Attributes:
+        scale: factor on the scores; None for 1/√D.
+        causal: mask out keys after the query, aligned top-left.
+    """
+
+    scale: float | None = None
+    causal: bool = False
+
+
+@dataclass(eq=False, kw_only=True)
+class Reduce(Op):
+    """A reduction of x.
+
+    Attributes:
+        fn: "mean", "sum", "max", "min", "prod" or "var" (biased), "var_unbiased".
+        axes: the axes reduced.
+        keepdims: whether they stay with extent 1.
+    """
+
+    fn: str = "mean"
+    axes: tuple[int, ...] = ()
+    keepdims: bool = True
+
+
+@dataclass(eq=False, kw_only=True)
+class Reshape(Op):
+    """Same elements, new shape. Inputs: x, then the values that `dims` or the IR refers to.
+
+    Attributes:
+        dims: the target, one entry per result axis: an extent, −1, or the position in `inputs` of
+            the integer value that holds it (wrapped in `Ref`). None when the IR computes the whole
+            target as one tensor, which is then `inputs[1]`.
+    """
+
+    dims: "tuple[int | Ref, ...] | None" = None
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Position in `Op.inputs` of a computed extent."""
+
+    index: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Expand(Op):
+    """Broadcast x to a larger shape. Inputs and `dims` as in `Reshape` (−1 keeps an extent)."""
+
+    dims: "tuple[int | Ref, ...] | None" = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Transpose(Op):
+    """Result axis i is axis perm[i] of x."""
+
+    perm: tuple[int, ...] = ()
+
+
+@dataclass(eq=False, kw_only=True)
+class Squeeze(Op):
+    """Drop axes of extent 1.
+
+    Attributes:
+        axes: axes of x.
+    """
+
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(eq=False, kw_only=True)
+class Unsqueeze(Op):
+    """Insert axes of extent 1.
+
+    Attributes:
+        axes: their positions in the result.
+    """
+
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(eq=False, kw_only=True)
+class Slice(Op):
+    """x restricted along some axes.
+
+    Attributes:
+        axes: the axes restricted; every other axis is whole.
+        starts, ends, steps: per axis, as in Python (negative from the end; large ends clamp);
+            None when the IR computes them: then only `axes` is known.
+    """
+
+    axes: tuple[int, ...] = ()
+    starts: tuple[int, ...] | None = None
+    ends: tuple[int, ...] | None = None
+    steps: tuple[int, ...] | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Concat(Op):
+    """The inputs, all tensors, joined along one axis."""
+
+    axis: int = 0
+
+
+@dataclass(eq=False, kw_only=True)
+class Split(Op):
+    """x cut into consecutive pieces along one axis; one result each.
+
+    Attributes:
+        axis: the axis cut.
+        sizes: extents of the pieces.
+    """
+
+    axis: int = 0
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(eq=False, kw_only=True)
+class Unbind(Op):
+    """x cut into slices of extent 1 along one axis, which is dropped; one result each."""
+
+    axis: int = 0
+
+
+@dataclass(eq=False, kw_only=True)
+class Gather(Op):
+    """Entries of x along one axis. Inputs: x, indices (an integer tensor of any rank).
+
+    The result's shape is x's with that axis replaced by the shape of `indices`; an embedding is a
+    Gather on axis 0 of its table, a select one with a scalar constant.
+    """
+
+    axis: int = 0
+
+    @property
+    def x(self) -> Value:
+        return self.require(0)
+
+    @property
+    def indices(self) -> Value:
+        return self.require(1)
+
+
+@dataclass(eq=False, kw_only=True)
+class Cast(Op):
+    """x in another element type."""
+
+    dtype: np.dtype = np.dtype(np.float32)
+
+
+@dataclass(eq=False, kw_only=True)
+class Identity(Op):
+    """x itself: dropout at inference, contiguous, detach, clone."""
+
+
+@dataclass(eq=False, kw_only=True)
+class ShapeOf(Op):
+    """Extents of x as an integer tensor; reads no element.
+
+    Attributes:
+        axes: which extents, in order.
+        scalar: the result is one integer (torch's sym_size), not a 1-D tensor.
+    """
+
+    axes: tuple[int, ...] = ()
+    scalar: bool = False
+
+
+MOVEMENT = (
+    Reshape,
+    Expand,
+    Transpose,
+    Squeeze,
+    Unsqueeze,
+    Slice,
+    Concat,
+    Split,
+    Unbind,
+    Gather,
+    Cast,
+    Identity,
+)
+"""Ops that only move, drop, repeat or join elements (or change their type)."""

@@ -1,0 +1,96 @@
+"""What a pass is: a frozen value that matches sites, refuses some with a reason, rewrites the rest.
+
+`match` finds structure, `refuse` decides legality, `rewrite` edits and cannot fail. What legality
+learns and the rewrite needs travels in the site. The driver owns traversal, fixpoint, exclusion,
+verification, timing and the report.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
+
+from ..graph import Graph, Op
+
+
+class Exactness(Enum):
+    """How a pass's result relates to the original function."""
+
+    BITWISE = "bitwise"
+    REASSOCIATES = "reassociates"
+    APPROXIMATE = "approximate"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a site was left alone.
+
+    Attributes:
+        reason: a literal, so that reports can be counted by it.
+        node: name of the op that stands in the way.
+        detail: what is special about this case (sizes, the operator's name).
+    """
+
+    reason: str
+    node: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        where = f" at {self.node}" if self.node else ""
+        return f"{self.reason}{where}" + (f" ({self.detail})" if self.detail else "")
+
+
+class Site(Protocol):
+    """A place where a pass applies."""
+
+    @property
+    def anchor(self) -> Op:
+        """The op that names the site in reports."""
+        ...
+
+    @property
+    def touched(self) -> tuple[Op, ...]:
+        """Every op that the rewrite edits or erases, so that `exclude=` can keep it off."""
+        ...
+
+
+S = TypeVar("S", bound=Site)
+
+
+@dataclass(frozen=True)
+class Pass(Generic[S]):
+    """Base of all passes; subclasses are frozen dataclasses whose fields are their parameters."""
+
+    name: ClassVar[str] = ""
+    exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
+
+    def match(self, graph: Graph) -> Iterator[S]:
+        """Candidate sites, in topological order. Pure."""
+        raise NotImplementedError
+
+    def refuse(self, graph: Graph, site: S) -> Refusal | None:
+        """Why the site must be left alone, or None when the rewrite is legal. Pure."""
+        return None
+
+    def rewrite(self, graph: Graph, site: S) -> None:
+        """Edit the graph. Called only on sites that were not refused."""
+        raise NotImplementedError
+
+    def space(self, graph: Graph) -> tuple[Self, ...]:
+        """The variants worth measuring on this graph; by default only this one."""
+        return (self,)
+
+    @property
+    def spec(self) -> str:
+        """The pass as text, e.g. "compress(form='paper')"; `parse` in registry.py reads it back."""
+        given = [(f.name, getattr(self, f.name), f.default) for f in fields(self)]
+        changed = ", ".join(f"{name}={value!r}" for name, value, default in given if value != default)
+        return f"{self.name}({changed})" if changed else self.name
+
+    @property
+    def summary(self) -> str:
+        """The first line of the module's method card."""
+        import sys
+
+        doc = sys.modules[type(self).__module__].__doc__ or ""
+        return doc.strip().splitlines()[0]

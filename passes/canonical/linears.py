@@ -1,0 +1,76 @@
+"""Rules that find Linears: a product with a constant matrix, its bias, and transposed weights."""
+
+from ...graph import Graph, Op, Value
+from ...graph.ops import Elementwise, Linear, MatMul, Transpose
+from .rule import Match, Rule, substitute
+
+
+def _matmul_to_linear(graph: Graph, op: Op) -> Match | None:
+    """x·B with a constant (or transposed) matrix B is a Linear of layout "io" (or "oi")."""
+    x, weight = op.require(0), op.require(1)
+    if weight.rank != 2 or x.constant is not None or (x.rank or 0) < 2 or not op.output.is_float:
+        return None
+    source, layout = _stored(weight)
+    if source.constant is None:
+        return None
+
+    def apply(graph: Graph) -> None:
+        linear = Linear(inputs=[x, source], layout=layout, scope=op.scope, name=op.name)
+        graph.add(linear, (op.output.shape, op.output.dtype), before=op)
+        substitute(graph, op, linear.output)
+
+    return apply
+
+
+def _stored(weight: Value) -> tuple[Value, str]:
+    op = weight.producer
+    if isinstance(op, Transpose) and op.perm == (1, 0):
+        return op.require(0), "oi"
+    return weight, "io"
+
+
+def _transposed_weight(graph: Graph, op: Op) -> Match | None:
+    """Linear(x, Bᵀ) is a Linear of B in the other layout."""
+    if not isinstance(op, Linear):
+        return None
+    source, layout = _stored(op.weight)
+    if layout == "io" or source.constant is None:
+        return None
+
+    def apply(graph: Graph) -> None:
+        transpose = op.weight.producer
+        graph.set_input(op, 1, source)
+        graph.update(op, layout="io" if op.layout == "oi" else "oi")
+        graph.prune(transpose)
+
+    return apply
+
+
+def _add_to_bias(graph: Graph, op: Op) -> Match | None:
+    """Linear(x) + b with a constant vector b, read by nothing else."""
+    if not isinstance(op, Elementwise) or op.fn != "add":
+        return None
+    for index in (0, 1):
+        linear, bias = op.require(index).producer, op.require(1 - index)
+        if not isinstance(linear, Linear) or linear.bias is not None or bias.constant is None:
+            continue
+        if graph.only_reader(linear.output) is not op or linear.weight.rank != 2:
+            continue
+        shape = linear.output.shape
+        if shape is None or bias.shape != shape[-1:] or bias.dtype != linear.output.dtype:
+            continue
+        return lambda graph, linear=linear, bias=bias: _attach(graph, op, linear, bias)
+    return None
+
+
+def _attach(graph: Graph, op: Op, linear: Linear, bias: Value) -> None:
+    graph.set_input(linear, 2, bias)
+    graph.update(linear)
+    substitute(graph, op, linear.output)
+
+
+RULES = (
+    Rule("matmul-to-linear", (MatMul,), _matmul_to_linear),
+    Rule("transposed-weight", (Linear,), _transposed_weight),
+    Rule("add-to-bias", (Elementwise,), _add_to_bias),
+)

@@ -1,0 +1,127 @@
+"""Run passes over a graph: traversal, fixpoint, exclusion, checking, timing, and the report."""
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from ..errors import InvalidInput, PasselError
+from ..graph import Graph, Op
+from ..graph.check import check
+from .base import Pass, Site
+from .report import PassReport, count_ops
+
+MAX_ROUNDS = 100
+"""A pass that still finds sites after so many rounds is undoing its own work: a bug."""
+
+Exclude = Sequence[str] | Mapping[str, Sequence[str]]
+"""Patterns for all passes, or per pass name."""
+Progress = Callable[[str, int, int], None]
+"""Called with a pass's spec, its position and the number of passes, before the pass runs."""
+
+AnyPass = Pass  # type: ignore[type-arg]
+S = TypeVar("S", bound=Site)
+
+
+def run_passes(
+    graph: Graph,
+    passes: "Sequence[AnyPass]",
+    *,
+    exclude: Exclude = (),
+    progress: Progress | None = None,
+) -> list[PassReport]:
+    """Apply each pass to `graph` in turn until it finds nothing more; edits in place.
+
+    Raises:
+        InvalidInput: an exclude pattern matches no op of the graph, or names no pass of the run.
+        InvalidGraph: a pass broke the graph's grammar.
+    """
+    kept_off = exclusions(graph, passes, exclude)
+    reports = []
+    for position, one in enumerate(passes):
+        if progress is not None:
+            progress(one.spec, position, len(passes))
+        reports.append(run_pass(graph, one, kept_off.get(one.name, ())))
+    return reports
+
+
+def run_pass(graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]" = ()) -> PassReport:
+    """Apply one pass to its fixpoint."""
+    report = PassReport(one.spec, ops_before=count_ops(graph))
+    start = time.perf_counter()
+    for _ in range(MAX_ROUNDS):
+        if not _round(graph, one, patterns, report):
+            break
+    else:
+        raise PasselError(f"{one.spec} did not settle in {MAX_ROUNDS} rounds: please report this model")
+    report.seconds = time.perf_counter() - start
+    report.ops_after = count_ops(graph)
+    check(graph, one.spec)
+    return report
+
+
+def _round(
+    graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]", report: PassReport
+) -> int:
+    """One walk over all sites; refusals are those of the last walk."""
+    report.refused, report.excluded = [], []
+    applied = 0
+    for site in one.match(graph):
+        anchor = site.anchor
+        if anchor.erased:
+            continue
+        refusal = one.refuse(graph, site)
+        if refusal is not None:
+            report.refused.append((anchor.name, refusal))
+        elif any(pattern.matches(op) for pattern in patterns for op in site.touched):
+            report.excluded.append(anchor.name)
+        else:
+            one.rewrite(graph, site)
+            report.applied.append(anchor.name)
+            applied += 1
+    return applied
+
+
+class Pattern:
+    """One entry of `exclude=`: an op's name or kind, a module path, or "re:" and an expression."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            self._expression = re.compile(text[3:]) if text.startswith("re:") else None
+        except re.error as error:
+            raise InvalidInput(f"exclude: {text!r} is no regular expression: {error}") from error
+
+    def matches(self, op: Op) -> bool:
+        if self._expression is not None:
+            return any(self._expression.search(text) for text in (op.name, op.scope))
+        inside = op.scope == self.text or op.scope.startswith(self.text + ".")
+        return self.text in (op.name, op.kind) or inside
+
+
+def exclusions(
+    graph: Graph, passes: "Sequence[AnyPass]", exclude: Exclude
+) -> dict[str, list[Pattern]]:
+    """Patterns by pass name, each checked to match something.
+
+    Raises:
+        InvalidInput: see `run_passes`.
+    """
+    names = {one.name for one in passes}
+    if isinstance(exclude, str):
+        exclude = [exclude]
+    if not isinstance(exclude, Mapping):
+        exclude = dict.fromkeys(names, exclude)
+    unknown = {name for name in exclude if name.replace("_", "-") not in names}
+    if unknown:
+        ran = ", ".join(sorted(names))
+        raise InvalidInput(f"exclude: expected passes of this run ({ran}), got {sorted(unknown)}")
+    found = {n.replace("_", "-"): [Pattern(text) for text in texts] for n, texts in exclude.items()}
+    ops = list(graph.ops)
+    for pattern in {p.text: p for patterns in found.values() for p in patterns}.values():
+        if not any(pattern.matches(op) for op in ops):
+            raise InvalidInput(
+                f"exclude: {pattern.text!r} matches no op name, op kind or module path; "
+                f"`passel inspect` lists them"
+            )
+    return found

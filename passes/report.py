@@ -1,0 +1,183 @@
+"""What a compilation did: per pass what changed and what was left alone and why, sizes and errors."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InvalidInput
+from ..graph import Graph
+from .base import Refusal
+
+
+@dataclass
+class PassReport:
+    """One pass of the pipeline.
+
+    Attributes:
+        spec: the pass, with its parameters.
+        applied: names of the sites rewritten.
+        refused: (site, why) for every site left alone.
+        excluded: names of the sites that `exclude=` kept the pass off.
+        ops_before, ops_after: number of ops of each kind.
+        seconds: time in the pass, matching included.
+    """
+
+    spec: str
+    applied: list[str] = field(default_factory=list)
+    refused: list[tuple[str, Refusal]] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    ops_before: dict[str, int] = field(default_factory=dict)
+    ops_after: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.spec.partition("(")[0]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many sites were left alone for each reason."""
+        return dict(Counter(refusal.reason for _, refusal in self.refused))
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Disagreement of one output between the original and the result.
+
+    Attributes:
+        name: the output.
+        max_abs: max |Δ|.
+        peak: max |y| of the original.
+        tolerance: the bound on max_abs that verification used.
+        snr_db: signal-to-noise ratio, 10·log₁₀(Σy²/ΣΔ²); inf for equal outputs.
+    """
+
+    name: str
+    max_abs: float
+    peak: float
+    tolerance: float
+    snr_db: float
+
+    @property
+    def relative(self) -> float:
+        """max |Δ| / max |y|."""
+        return self.max_abs / self.peak if self.peak else self.max_abs
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a graph holds.
+
+    Attributes:
+        ops: number of ops of each kind.
+        parameters: elements of all constants that are read.
+        bytes: their size.
+    """
+
+    ops: dict[str, int]
+    parameters: int
+    bytes: int
+
+    @classmethod
+    def of(cls, graph: Graph) -> "Size":
+        seen: dict[int, tuple[int, int]] = {}
+        for value in graph.constants():
+            payload = value.constant
+            if payload is not None:
+                elements = int(np.prod(payload.shape, dtype=np.int64))
+                key = payload if payload.source is None else payload.source
+                seen[id(key)] = (elements, payload.nbytes)
+        elements, total = (sum(pair[k] for pair in seen.values()) for k in (0, 1))
+        return cls(count_ops(graph), elements, total)
+
+
+@dataclass
+class Report:
+    """Everything that one call did. Print it, or take `to_dict` / `to_json`.
+
+    Attributes:
+        model: what was optimized.
+        passes: one entry per pass, in order.
+        before, after: sizes of the graph.
+        errors: per output, when the result was verified.
+        verified: how it was verified, or why not.
+        stages: seconds of each stage (capture, passes, lower, verify, ...).
+        notes: what else the user should know (fallbacks, split tables).
+        chosen: what lowering chose by measurement, with the medians (ms) it saw.
+    """
+
+    model: str = ""
+    passes: list[PassReport] = field(default_factory=list)
+    before: Size = field(default_factory=lambda: Size({}, 0, 0))
+    after: Size = field(default_factory=lambda: Size({}, 0, 0))
+    errors: list[OutputError] = field(default_factory=list)
+    verified: str = "not verified"
+    stages: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    chosen: dict[str, object] = field(default_factory=dict)
+
+    def why_not(self, pass_name: str, node: str) -> str:
+        """Why a pass left a node alone, in words.
+
+        Raises:
+            InvalidInput: the pass did not run.
+        """
+        name = pass_name.replace("_", "-")
+        entries = [entry for entry in self.passes if entry.name == name]
+        if not entries:
+            ran = ", ".join(dict.fromkeys(entry.name for entry in self.passes)) or "none"
+            raise InvalidInput(f"expected a pass that ran ({ran}), got {pass_name!r}")
+        for entry in reversed(entries):
+            for site, refusal in entry.refused:
+                if node in (site, refusal.node):
+                    return str(refusal)
+            if node in entry.excluded:
+                return "excluded by the caller"
+        if any(node in entry.applied for entry in entries):
+            return f"{name} did apply at {node}"
+        return f"{name} found nothing to do at {node}"
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as plain data, ready for JSON."""
+        plain = asdict(self)
+        for entry, source in zip(plain["passes"], self.passes, strict=True):
+            entry["refused"] = [{"site": site, **asdict(why)} for site, why in source.refused]
+            entry["reasons"] = source.reasons
+        return _finite(plain)
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` to a file, beside it first and then renamed."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InvalidInput(f"expected a writable path for the report, got {path}: {error}") from error
+
+    def __str__(self) -> str:
+        from .report_text import render
+
+        return render(self)
+
+
+def count_ops(graph: Graph) -> dict[str, int]:
+    """Number of ops of each kind, most frequent first."""
+    return dict(Counter(op.kind for op in graph.ops).most_common())
+
+
+def _finite(value: object) -> "dict[str, object]":
+    """JSON has no infinity: write it as a string."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]  # type: ignore[return-value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)  # type: ignore[return-value]
+    return value  # type: ignore[return-value]

@@ -1,0 +1,151 @@
+"""How a model is called: nested arguments to a flat list of tensors, and flat results back."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+
+from .errors import InvalidInput
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_arguments(example_inputs: Any) -> Arguments:
+    """A tensor, a tuple or list of positional inputs, or a dict of keyword inputs, as (args, kwargs).
+
+    numpy arrays become tensors that share their memory.
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), {str(key): as_tensor(value) for key, value in example_inputs.items()}
+    if isinstance(example_inputs, list | tuple):
+        return tuple(as_tensor(value) for value in example_inputs), {}
+    return (as_tensor(example_inputs),), {}
+
+
+def as_tensor(value: Any) -> Any:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+@dataclass
+class Signature:
+    """Names, order and nesting of a model's inputs and outputs.
+
+    Attributes:
+        inputs: names of the tensor inputs, in flat order.
+        outputs: names of the tensor outputs, in flat order.
+        in_spec: pytree of ((args), {kwargs}), or None when inputs are given flat or by name.
+        out_spec: pytree of the outputs, or None for a flat result.
+        input_leaves: position among the flat leaves of each tensor input.
+        constants: outputs that are no tensors: (position among the output leaves, value).
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    in_spec: pytree.TreeSpec | None = None
+    out_spec: pytree.TreeSpec | None = None
+    input_leaves: list[int] = field(default_factory=list)
+    constants: dict[int, Any] = field(default_factory=dict)
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The tensor inputs of a call, in flat order.
+
+        Raises:
+            InvalidInput: an input is missing, unknown, or nested differently from the example.
+        """
+        if self.in_spec is None:
+            return self._flatten_by_name(args, kwargs)
+        leaves, spec = pytree.tree_flatten((tuple(args), self._ordered(kwargs)))
+        if spec != self.in_spec:
+            spec, leaves = self._rearranged(args, kwargs)
+        if spec != self.in_spec:
+            wanted = ", ".join(self.inputs)
+            raise InvalidInput(
+                f"expected the inputs of the example ({wanted}), got {_names(args, kwargs)}"
+            )
+        return [leaves[index] for index in self.input_leaves]
+
+    def unflatten(self, results: Sequence[Any]) -> Any:
+        """The model's own output structure around flat results."""
+        if self.out_spec is None:
+            return results[0] if len(results) == 1 else tuple(results)
+        rest = iter(results)
+        count = self.out_spec.num_leaves
+        leaves = [self.constants[k] if k in self.constants else next(rest) for k in range(count)]
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    def _ordered(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword inputs in the order of the example, where the names agree."""
+        assert self.in_spec is not None
+        known = self.in_spec.child(1).context or []
+        if set(known) == set(kwargs):
+            return {name: kwargs[name] for name in known}
+        return dict(kwargs)
+
+    def _rearranged(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[pytree.TreeSpec | None, list[Any]]:
+        """Keywords given by position or the other way round, when every input is one tensor."""
+        named = dict(zip(self.inputs, args, strict=False)) | dict(kwargs)
+        assert self.in_spec is not None
+        if set(named) != set(self.inputs) or self.in_spec.num_leaves != len(self.inputs):
+            return None, []
+        if len(args) + len(kwargs) != len(self.inputs):
+            return None, []
+        return self.in_spec, [named[name] for name in self.inputs]
+
+    def _flatten_by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
+            args, kwargs = (), args[0]
+        named = dict(zip(self.inputs, args, strict=False)) | dict(kwargs)
+        if len(args) + len(kwargs) != len(self.inputs) or set(named) != set(self.inputs):
+            wanted = ", ".join(self.inputs)
+            raise InvalidInput(f"expected inputs {wanted}; got {_names(args, kwargs)}")
+        return [named[name] for name in self.inputs]
+
+    def to_json(self) -> str:
+        """The signature as text; nesting is kept where torch can write it down."""
+        plain = {
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "in_spec": _dump(self.in_spec),
+            "out_spec": _dump(self.out_spec),
+            "input_leaves": self.input_leaves,
+            "constants": {str(k): v for k, v in self.constants.items() if _is_plain(v)},
+        }
+        return json.dumps(plain, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Signature":
+        """Read `to_json` back; nesting whose Python types are not imported here is dropped."""
+        plain = json.loads(text)
+        in_spec, out_spec = (_load(plain[key]) for key in ("in_spec", "out_spec"))
+        constants = {int(key): value for key, value in plain["constants"].items()}
+        leaves = plain["input_leaves"]
+        return cls(plain["inputs"], plain["outputs"], in_spec, out_spec, leaves, constants)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _dump(spec: pytree.TreeSpec | None) -> str | None:
+    try:
+        return None if spec is None else pytree.treespec_dumps(spec)
+    except (NotImplementedError, TypeError):
+        return None
+
+
+def _load(text: str | None) -> pytree.TreeSpec | None:
+    try:
+        return None if text is None else pytree.treespec_loads(text)
+    except (NotImplementedError, ValueError, KeyError):
+        return None
+
+
+def _names(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    given = [f"{len(args)} positional"] if args else []
+    return ", ".join([*given, *kwargs]) or "nothing"

@@ -1,0 +1,1 @@
+"""The command line, benchmarks and reports built on passel."""
