@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends.onnxruntime import CompiledModel, load
+    from .backends.onnx_ir_pass import onnx_pass
     from .compiler import Optimized, compile, export_onnx, optimize
     from .passes.report import Report
 
@@ -20,11 +21,21 @@ _HOMES = {
     "compile": ".compiler",
     "export_onnx": ".compiler",
     "load": ".backends.onnxruntime",
+    "onnx_pass": ".backends.onnx_ir_pass",
     "optimize": ".compiler",
 }
 _SUBPACKAGES = ("backends", "errors", "graph", "models", "passes", "tools")
 
-__all__ = ["CompiledModel", "Optimized", "Report", "compile", "export_onnx", "load", "optimize"]
+__all__ = [
+    "CompiledModel",
+    "Optimized",
+    "Report",
+    "compile",
+    "export_onnx",
+    "load",
+    "onnx_pass",
+    "optimize",
+]
 
 
 def __getattr__(name: str) -> Any:

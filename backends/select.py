@@ -129,9 +129,8 @@ def build(form: str, lowered: ir.Model) -> ir.Model:
     """The lowered model in one of the forms of `FORM`."""
     if form == "as lowered":
         return lowered
-    specs = ["flatten-tokens", "canonicalize", "eliminate-dead-code"]
-    if "merged" in form:
-        specs = ["merge-linears", *specs]
+    merge = ["merge-linears"] if "merged" in form else []
+    specs = ["canonicalize", *merge, "flatten-tokens", "canonicalize", "eliminate-dead-code"]
     graph = onnx_view.lift(lowered)
     run_passes(graph, resolve(specs))
     model = graph.binding.lower(graph)

@@ -17,7 +17,7 @@ from . import onnx_rules, onnx_rules_shape
 from .graph import Graph, Op, Shape, Value
 from .onnx_copy import captures, values_of
 from .onnx_evaluate import evaluate
-from .onnx_lower import lower
+from .onnx_lower import Declared, lower
 from .onnx_node import RULES, NodeView
 from .onnx_reference import run
 from .onnx_tensor import constant_of
@@ -42,13 +42,15 @@ class OnnxBinding:
 
     Attributes:
         model: the prepared copy (functions inlined, shapes inferred) that the ops' sources live in.
+        outputs: what the model given says of its outputs, which inference may say better.
         opset: version of the standard operator set that the lowered model will import.
     """
 
     frontend = "onnx"
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, outputs: list[Declared]) -> None:
         self.model = model
+        self.outputs = outputs
 
     @property
     def opset(self) -> int:
@@ -60,7 +62,7 @@ class OnnxBinding:
 
     def lower(self, graph: Graph) -> ir.Model:
         """Write the graph back as a new model; the original stays as it is."""
-        return lower(graph, self.model)
+        return lower(graph, self.model, self.outputs)
 
     def run(self, graph: Graph, inputs: "Sequence[np.ndarray]") -> list[np.ndarray]:
         """Execute the graph with onnx.reference, in the graph's own element types."""
@@ -74,7 +76,8 @@ def opset_of(model: ir.Model) -> int:
 
 def lift(model: ir.Model) -> Graph:
     """The graph of a model, one op per node; no tensor is read but small shape operands."""
-    return _Lift(_prepared(model)).graph()
+    outputs = [Declared(value.shape, value.type) for value in model.graph.outputs]
+    return _Lift(OnnxBinding(_prepared(model), outputs)).graph()
 
 
 def _prepared(model: ir.Model) -> ir.Model:
@@ -87,10 +90,7 @@ def _prepared(model: ir.Model) -> ir.Model:
     except Exception as error:
         raise InvalidModel(f"cannot read the graph of this ONNX model: {error}") from error
     if any(_untyped(value) for node in copy.graph for value in node.outputs):
-        declared = [(value, value.shape, value.type) for value in copy.graph.outputs]
         common.ShapeInferencePass(check_type=False, strict_mode=False)(copy)
-        for value, shape, kind in declared:  # what the model promises stays to the letter
-            value.shape, value.type = shape, kind
     return copy
 
 
@@ -103,9 +103,9 @@ def _untyped(value: ir.Value) -> bool:
 class _Lift:
     """One walk over the nodes of a prepared model."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
-        self.result = Graph(OnnxBinding(model), model.graph.name or "graph")
+    def __init__(self, binding: OnnxBinding) -> None:
+        self.model = binding.model
+        self.result = Graph(binding, binding.model.graph.name or "graph")
         self.values: dict[ir.Value, Value] = {}
         self.unknown = (f"?{k}" for k in count())
 
@@ -166,7 +166,7 @@ class _Lift:
         captured = [self._value(value) for value in captures(node)]
         self.result.pinned.update(captured)
         op = self._read(node, inputs, outputs)
-        op.inputs, op.outputs = inputs + captured, outputs
+        op.inputs, op.outputs = [*inputs, *captured], outputs
         op.name, op.scope, op.source = node.name or node.op_type.lower(), _scope(node), node
         op.lifted_inputs = tuple(op.inputs)
         _complete_shape(op)

@@ -1,4 +1,7 @@
-"""Neutral op -> ONNX nodes: how each op that computes is written; onnx_emit_shape.py has the rest."""
+"""Neutral op -> ONNX nodes: how each op that computes is written.
+
+Norms and attention are in onnx_emit_norm.py, movement in onnx_emit_shape.py.
+"""
 
 from collections.abc import Callable, Sequence
 from math import pi, sqrt

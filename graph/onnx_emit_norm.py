@@ -55,9 +55,7 @@ def _spelled(build: Builder, op: Norm, x: ir.Value) -> ir.Value:
     return normed if dtype_of(x).itemsize >= 4 else build.cast(normed, dtype_of(x))
 
 
-def _crms_moment(
-    build: Builder, x: ir.Value, power: ir.Value, axes: tuple[int, ...]
-) -> ir.Value:
+def _crms_moment(build: Builder, x: ir.Value, power: ir.Value, axes: tuple[int, ...]) -> ir.Value:
     """(Σx² + (Σx)²)/(len + 1): the mean square once the dropped coordinate, −Σx, is back."""
     total = build.reduce("sum", x, axes)
     squares = build("Add", build.reduce("sum", power, axes), build("Mul", total, total))

@@ -25,9 +25,7 @@ from .ops import (
 )
 
 
-def _target(
-    build: Builder, dims: "tuple[int | Ref, ...]", operands: "list[Operand]"
-) -> ir.Value:
+def _target(build: Builder, dims: "tuple[int | Ref, ...]", operands: "list[Operand]") -> ir.Value:
     """A shape operand: one constant, or pieces joined where some extents are computed."""
     pieces = list(_pieces(build, dims, operands))
     if len(pieces) == 1:

@@ -56,7 +56,7 @@ def _reference(op: Op, arrays: Arrays, opsets: Mapping[str, int]) -> list[np.nda
     graph = ir.Graph(named, results, nodes=nodes, initializers=made, opset_imports=dict(opsets))
     for value in results:
         value.type = value.type or ir.TensorType(ir.DataType.UNDEFINED)
-    feeds = {v.name: a for v, a in zip(operands, arrays, strict=True) if v is not None}
+    feeds = {str(v.name): a for v, a in zip(operands, arrays, strict=True) if v is not None}
     proto = ir.to_proto(ir.Model(graph, ir_version=10))
     return execute(proto, {name: array for name, array in feeds.items() if array is not None})
 

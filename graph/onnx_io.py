@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from ..errors import InvalidInput, InvalidModel
 from .onnx_opset import raise_opset
@@ -34,7 +34,7 @@ SIGNATURES = {
 
 
 def read(source: "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model") -> ir.Model:
-    """The model in a file, in bytes or in memory, checked as far as that takes no tensor's bytes."""
+    """The model in a file, in bytes or in memory, checked without reading a tensor's bytes."""
     if isinstance(source, ir.Model):
         _check_opset(source, "this model")
         return source

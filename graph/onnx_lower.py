@@ -3,6 +3,8 @@
 Tensors are shared with the original, never copied; inputs, outputs, metadata and opsets stay.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -17,9 +19,17 @@ from .ops import Opaque
 _ = onnx_emit_norm, onnx_emit_shape  # importing them fills the table
 
 
-def lower(graph: Graph, model: ir.Model) -> ir.Model:
+@dataclass(frozen=True)
+class Declared:
+    """What a model says of one of its outputs."""
+
+    shape: ir.Shape | None
+    type: ir.TypeProtocol | None
+
+
+def lower(graph: Graph, model: ir.Model, outputs: list[Declared]) -> ir.Model:
     """A new model for `graph`, which was lifted from `model`."""
-    return _Writer(graph, model).model()
+    return _Writer(graph, model, outputs).model()
 
 
 class _Names:
@@ -40,9 +50,10 @@ class _Names:
 class _Writer:
     """One lowering."""
 
-    def __init__(self, graph: Graph, model: ir.Model) -> None:
+    def __init__(self, graph: Graph, model: ir.Model, outputs: list[Declared]) -> None:
         self.graph = graph
         self.old = model
+        self.declared = outputs
         self.names, self.node_names = _Names(), _Names()
         self.values: dict[Value, ir.Value] = {}
         self.nodes: list[ir.Node] = []
@@ -98,12 +109,11 @@ class _Writer:
     def _outputs(self) -> list[ir.Value]:
         made: dict[str, ir.Value] = {}
         result = []
-        olds = self.old.graph.outputs
-        pairs = zip(self.graph.outputs, self.graph.output_names, olds, strict=True)
-        for value, name, old in pairs:
+        parts = (self.graph.outputs, self.graph.output_names, self.declared, self.old.graph.outputs)
+        for value, name, declared, old in zip(*parts, strict=True):
             if name not in made:
                 made[name] = self._output(value, name)
-                made[name].shape, made[name].type = old.shape, old.type
+                made[name].shape, made[name].type = declared.shape, declared.type
                 made[name].doc_string = old.doc_string
                 made[name].metadata_props.update(old.metadata_props)
             result.append(made[name])
@@ -130,7 +140,9 @@ class _Writer:
 
     def _initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         kind = ir.TensorType(tensor.dtype)
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=kind, const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=kind, const_value=tensor
+        )
         self.initializers.append(value)
         return value
 
@@ -165,7 +177,7 @@ class _Writer:
         operands = [None if v is None else self._read(v) for v in op.inputs]
         if is_copyable(op):
             node = copy_node(op, operands)
-            node.name = self.node_names.fresh(op.source.name or op.name)
+            node.name = self.node_names.fresh(node.name) if node.name else node.name
             made, results = [node], list(node.outputs)
         else:
             if isinstance(op, Opaque):

@@ -90,7 +90,7 @@ EXTRA: list[type[OpRun]] = [
 
 def run(model: ir.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Execute a model that may be taken apart, on arrays in the order of its required inputs."""
-    required = [v.name for v in model.graph.inputs if v.name not in model.graph.initializers]
+    required = [str(v.name) for v in model.graph.inputs if v.name not in model.graph.initializers]
     if len(required) != len(inputs):
         raise ValueError(f"expected {len(required)} inputs {required}, got {len(inputs)}")
     feeds = dict(zip(required, inputs, strict=True)) | _detach(model)
@@ -98,7 +98,7 @@ def run(model: ir.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return execute(proto, feeds)
 
 
-def execute(proto: onnx.ModelProto, feeds: "dict[str | None, np.ndarray]") -> list[np.ndarray]:
+def execute(proto: onnx.ModelProto, feeds: "dict[str, np.ndarray]") -> list[np.ndarray]:
     """The outputs of a model without initializers."""
     evaluator = ReferenceEvaluator(proto, new_ops=EXTRA)
     with np.errstate(all="ignore"):
@@ -106,9 +106,9 @@ def execute(proto: onnx.ModelProto, feeds: "dict[str | None, np.ndarray]") -> li
     return [np.asarray(result) for result in results]
 
 
-def _detach(model: ir.Model) -> "dict[str | None, np.ndarray]":
+def _detach(model: ir.Model) -> "dict[str, np.ndarray]":
     """Turn initializers into inputs, so that no weight goes through protobuf."""
-    feeds: dict[str | None, np.ndarray] = {}
+    feeds: dict[str, np.ndarray] = {}
     for name, value in list(model.graph.initializers.items()):
         assert value.const_value is not None
         feeds[name] = value.const_value.numpy()

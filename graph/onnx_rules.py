@@ -1,6 +1,7 @@
-"""How each ONNX operator that computes reads in the vocabulary; see onnx_rules_shape.py for the rest.
+"""How each ONNX operator that computes reads in the vocabulary.
 
 ONNX lists operands in the vocabulary's order everywhere, so a rule gives the attributes alone.
+Movement is in onnx_rules_shape.py.
 """
 
 from .graph import Op, Shape
@@ -59,7 +60,8 @@ def _extremum(view: NodeView) -> Op | None:
 
 @rule("Gelu")
 def _gelu(view: NodeView) -> Op | None:
-    return Elementwise(fn="gelu" if view.attr_string("approximate", "none") == "none" else "gelu_tanh")
+    exact = view.attr_string("approximate", "none") == "none"
+    return Elementwise(fn="gelu" if exact else "gelu_tanh")
 
 
 @rule("Gelu", domain=MICROSOFT)

@@ -1,4 +1,4 @@
-"""Constants as onnx_ir tensors: shared where the payload is untouched, made late where it is big."""
+"""Constants as onnx_ir tensors: shared where untouched, made late where big."""
 
 import numpy as np
 import onnx_ir as ir
@@ -43,4 +43,4 @@ def _renamed(source: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
         )
     if source.dtype == ir.DataType.STRING:
         return ir.StringTensor(np.array(source.numpy()), name=name)
-    return ir.LazyTensor(lambda: source, source.dtype, ir.Shape(source.shape), name=name)
+    return ir.LazyTensor(lambda: source, source.dtype, ir.Shape(source.shape.numpy()), name=name)

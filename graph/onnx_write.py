@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import onnx
 import onnx_ir as ir
@@ -23,6 +23,14 @@ BINARY = ("", ".onnx", ".pb")
 GRAPH_FIELD, INITIALIZER_FIELD, RAW_DATA_FIELD = 7, 5, 9  # of onnx.proto
 
 
+@runtime_checkable
+class StreamableTensor(Protocol):
+    """A tensor that can write itself, as those in external data do without being read whole."""
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write the bytes."""
+
+
 def check_writable(path: "str | os.PathLike[str]") -> None:
     """Raise `InvalidInput` if a file cannot be written there, before work is done in vain."""
     target = Path(path)
@@ -35,9 +43,7 @@ def check_writable(path: "str | os.PathLike[str]") -> None:
         raise InvalidInput(f"cannot write {str(target)!r}: the folder is not writable")
 
 
-def write(
-    model: ir.Model, path: "str | os.PathLike[str]", *, external: bool | None = None
-) -> None:
+def write(model: ir.Model, path: "str | os.PathLike[str]", *, external: bool | None = None) -> None:
     """Write the model to `path`, tensors beside it in `<name>.data` if `external`.
 
     By default `external` is whether the tensors exceed what one protobuf can hold. `path` may be
@@ -95,7 +101,7 @@ def _inlined(model: ir.Model, above: int) -> None:
 
 def _late(tensor: ir.TensorProtocol, name: str) -> ir.LazyTensor:
     """The same bytes, under a name of its own, taken when they are written."""
-    shape = ir.Shape(tensor.shape)
+    shape = ir.Shape(tensor.shape.numpy())
     return ir.LazyTensor(lambda: tensor, tensor.dtype, shape, name=name)
 
 
@@ -113,7 +119,7 @@ def _write_external(model: ir.Model, folder: Path, name: str) -> None:
                 offset,
                 file.tell() - offset,
                 tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 name=str(value.name),
                 base_dir=str(folder),
             )
@@ -137,7 +143,10 @@ def _in_bytes(tensor: ir.TensorProtocol) -> bool:
 def _put(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
     """Write a tensor's bytes, and hold none of them afterwards."""
     start = file.tell()
-    tensor.tofile(file)
+    if isinstance(tensor, StreamableTensor):
+        tensor.tofile(file)
+    else:
+        file.write(tensor.tobytes())
     written = file.tell() - start
     if written != tensor.nbytes:
         raise OSError(f"tensor {tensor.name!r} has {written} bytes, expected {tensor.nbytes}")

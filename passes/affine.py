@@ -52,6 +52,9 @@ class Diagonal:
         """outer∘self."""
         return Diagonal(outer.scale * self.scale, outer.scale * self.shift + outer.shift)
 
+    def without_shift(self) -> "Diagonal":
+        return Diagonal(self.scale, np.zeros((1,) * self.rank))
+
     def map(self, move: "Callable[[np.ndarray, float], np.ndarray | None]") -> "Diagonal | None":
         """Both arrays through `move(array, neutral)`; None when either cannot pass."""
         scale, shift = move(self.scale, 1.0), move(self.shift, 0.0)

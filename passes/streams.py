@@ -6,7 +6,8 @@ features, reductions over other axes. It stops at writers (a Linear, a Conv, an 
 constant, or any computed value) and at readers (norms over exactly the feature axis). Whatever else
 reads it is a blocker: the stream's basis must then stay as it is.
 
-Finding costs O(values of the stream); each value belongs to one stream.
+Finding costs O(values of the stream); each computed value belongs to one stream. Streams are found
+one by one, each on the graph as it then stands, so that rewriting one cannot make the next stale.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ..graph import Graph, Op, Value
 from ..graph.ops import (
+    Affine,
     Cast,
     Concat,
     Conv,
@@ -93,17 +95,17 @@ class Stream:
 
 def find_streams(graph: Graph, norms: Sequence[str]) -> Iterator[Stream]:
     """Every stream that a norm of one of these kinds ("layer", "rms", "crms") reads, in order."""
-    seen: set[Value] = set()
+    seen: set[Norm] = set()
     order = {norm: position for position, norm in enumerate(graph.walk(Norm))}
     for norm in order:
-        if norm.norm not in norms or norm.x in seen:
+        if norm.erased or norm.norm not in norms or norm in seen:
             continue
         width = norm.x.shape[-1] if norm.x.shape else None
         if norm.ndim != 1 or not isinstance(width, int):
             continue
         stream = _grow(graph, norm.x, width, norms)
-        stream.readers.sort(key=order.__getitem__)
-        seen.update(stream.axes)
+        stream.readers.sort(key=lambda reader: order.get(reader, len(order)))
+        seen.update(stream.readers)
         yield stream
 
 
@@ -125,17 +127,17 @@ def _grow(graph: Graph, start: Value, width: int, norms: Sequence[str]) -> Strea
 
 
 Step = list[tuple[Value, int]]
+Operands = list[tuple[int, int]]
+"""Positions among an op's inputs, with the feature axis of each operand; −1 where it is flat."""
 
 
 def _upwards(stream: Stream, value: Value, axis: int) -> Step:
     """The operands that a value on the stream is joined from, or a writer."""
-    if value.constant is not None:
-        stream.writers.append(Writer(value, axis))
-        return []
     op = value.producer
-    operands = None if op is None else joined_operands(op, value, axis, stream.width)
-    if operands is not None:
-        return operands
+    if value.constant is None and op is not None:
+        operands = joined_operands(op, value, axis, stream.width)
+        if operands is not None:
+            return [(op.require(index), shifted) for index, shifted in operands]
     stream.writers.append(Writer(value, axis, op if _is_editable(op, axis, value) else None))
     return []
 
@@ -156,25 +158,22 @@ def _downwards(
         elif isinstance(op, ShapeOf):
             stream.shape_readers.append(op)
         else:
-            found += _joined_results(stream, op, value, axis)
+            found += _joined_results(stream, op, index, axis)
     return found
 
 
-def _joined_results(stream: Stream, op: Op, value: Value, axis: int) -> Step:
+def _joined_results(stream: Stream, op: Op, index: int, axis: int) -> Step:
+    """The results that operand `index` goes into, if `op` lets a linear map pass."""
     for output in op.outputs:
         for result_axis in range(output.rank or 0):
             if output.shape is None or output.shape[result_axis] != stream.width:
                 continue
             operands = joined_operands(op, output, result_axis, stream.width)
-            if operands is not None and (value, axis) in operands:
-                return _all_results(op, result_axis)
+            if operands is not None and (index, axis) in operands:
+                return [(result, result_axis) for result in op.outputs]
     reason = "an op reads the stream itself, not a norm of it"
     stream.blockers.append(Refusal(reason, op.name, op.kind))
     return []
-
-
-def _all_results(op: Op, axis: int) -> Step:
-    return [(output, axis) for output in op.outputs]
 
 
 def _reads_features(norm: Norm, axis: int) -> bool:
@@ -188,7 +187,7 @@ def _is_editable(op: Op | None, axis: int, value: Value) -> bool:
         case Linear():
             return axis == rank - 1 and _constant_weights(op)
         case Conv():
-            return axis == 1 and _constant_weights(op) and not (op.transposed and op.groups > 1)
+            return axis == 1 and _constant_weights(op) and op.groups == 1
         case Gather():
             indices = op.indices.rank
             return op.x.constant is not None and op.axis == 0 and axis >= (indices or 0)
@@ -199,53 +198,68 @@ def _constant_weights(op: Linear | Conv) -> bool:
     return op.weight.constant is not None and (op.bias is None or op.bias.constant is not None)
 
 
-def joined_operands(op: Op, result: Value, axis: int, width: int) -> Step | None:
+def joined_operands(op: Op, result: Value, axis: int, width: int) -> Operands | None:
     """The operands, with their feature axes, through which `op` lets a linear map pass.
 
     f(result) along `axis` equals op(f(operands)) for every linear f on the features. None when the
-    op does not commute with such maps.
+    op does not commute with such maps. An operand that the map does not touch (a flat factor, a
+    mask) is not listed.
     """
     match op:
         case Elementwise(fn="add" | "sub"):
-            return _terms((op.require(0), op.require(1)), result, axis, width)
+            return _terms(op, (0, 1), result, axis, width)
         case Elementwise(fn="mul" | "div"):
             return _factor(op, result, axis, width)
         case Elementwise(fn="neg"):
-            return [(op.require(0), axis)]
+            return [(0, axis)]
         case Elementwise(fn="where"):
-            if not _is_flat(op.require(0), _aligned(op.require(0), result, axis)):
-                return None
-            return _terms((op.require(1), op.require(2)), result, axis, width)
+            condition = op.require(0)
+            flat = is_flat(condition, _aligned(condition, result, axis))
+            return _terms(op, (1, 2), result, axis, width) if flat else None
+        case Affine():
+            return _affine(op, result, axis, width)
         case Concat() if op.axis != axis:
-            return [(value, axis) for value in op.inputs if value is not None]
+            return [(index, axis) for index in range(len(op.inputs))]
         case Gather() if op.x.constant is not None and op.axis == 0:
             return None  # an embedding table: a writer
     moved = moved_axis(op, axis)
-    return None if moved is None else [(op.require(0), moved)]
+    return None if moved is None else [(0, moved)]
 
 
-def _terms(operands: Sequence[Value], result: Value, axis: int, width: int) -> Step | None:
+def _terms(
+    op: Op, indices: Sequence[int], result: Value, axis: int, width: int
+) -> Operands | None:
     """Operands that are added up, or chosen between; constants may be flat along the features."""
-    found: Step = []
-    for value in operands:
+    found: Operands = []
+    for index in indices:
+        value = op.require(index)
         shifted = _aligned(value, result, axis)
-        if shifted < 0 or value.shape is None or value.shape[shifted] != width:
-            if value.constant is None:
-                return None
-            shifted = -1 if shifted < 0 else shifted
-        found.append((value, shifted))
+        if not is_flat(value, shifted) and value.shape is not None and value.shape[shifted] == width:
+            found.append((index, shifted))
+        elif value.constant is not None:
+            found.append((index, -1))
+        else:
+            return None
     return found
 
 
-def _factor(op: Elementwise, result: Value, axis: int, width: int) -> Step | None:
+def _affine(op: Affine, result: Value, axis: int, width: int) -> Operands | None:
+    """s·x + c for a factor s that is constant along the features."""
+    scale = op.scale
+    if scale is not None and not is_flat(scale, _aligned(scale, result, axis)):
+        return None
+    return _terms(op, (0,) if op.shift is None else (0, 2), result, axis, width)
+
+
+def _factor(op: Elementwise, result: Value, axis: int, width: int) -> Operands | None:
     """A product commutes when one factor is constant along the features."""
     for index in (0,) if op.fn == "div" else (0, 1):
         value, other = op.require(index), op.require(1 - index)
         shifted = _aligned(value, result, axis)
         if shifted < 0 or value.shape is None or value.shape[shifted] != width:
             continue
-        if _is_flat(other, _aligned(other, result, axis)):
-            return [(value, shifted)]
+        if is_flat(other, _aligned(other, result, axis)):
+            return [(index, shifted)]
     return None
 
 
@@ -254,8 +268,9 @@ def _aligned(value: Value, result: Value, axis: int) -> int:
     return axis - ((result.rank or 0) - (value.rank or 0))
 
 
-def _is_flat(value: Value, axis: int) -> bool:
-    return value.shape is not None and (axis < 0 or value.shape[axis] == 1)
+def is_flat(value: Value, axis: int) -> bool:
+    """Whether a value is constant along the features; a negative axis says that it has none."""
+    return axis < 0 or (value.shape is not None and value.shape[axis] == 1)
 
 
 def moved_axis(op: Op, axis: int) -> int | None:
@@ -310,8 +325,3 @@ def _reshaped_axis(op: Op, axis: int) -> int | None:
         if axis in group.after:
             return group.before[0] if len(group.before) == len(group.after) == 1 else None
     return None
-
-
-def flat_value(value: Value, axis: int) -> bool:
-    """Whether a constant writer adds the same number to every feature (recorded with axis −1)."""
-    return axis < 0 or (value.shape is not None and value.shape[axis] == 1)

@@ -6,6 +6,7 @@ reciprocal multiplied; over x − mean(x) it is a LayerNorm, whose variance may 
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import Elementwise, Norm, Reduce
+from .moves import RESHAPES
 from .rule import Match, Rule, elementwise, is_close, scalar, split_scalar, substitute
 
 
@@ -117,4 +118,29 @@ def _rms(numerator: Value, spread: Reduce, eps: float) -> Norm | None:
     return Norm(inputs=[numerator], norm="rms", ndim=len(spread.axes), eps=eps)
 
 
-RULES = (Rule("find-norm", (Elementwise,), _norm),)
+def _between_reshapes(graph: Graph, op: Op) -> Match | None:
+    """reshape → norm → reshape back, with the normalised axis whole: the norm alone."""
+    if not isinstance(op, RESHAPES):
+        return None
+    norm = op.require(0).producer
+    if not isinstance(norm, Norm) or norm.ndim != 1:
+        return None
+    inner = norm.x.producer
+    if not isinstance(inner, RESHAPES) or inner.require(0).shape != op.output.shape:
+        return None
+    before, between = inner.require(0).shape, norm.x.shape
+    if not before or not between or before[-1] != between[-1]:
+        return None
+    return lambda graph: _lift_norm(graph, op, norm, inner.require(0))
+
+
+def _lift_norm(graph: Graph, op: Op, norm: Norm, x: Value) -> None:
+    lifted = Norm(inputs=[x, *norm.inputs[1:]], norm=norm.norm, eps=norm.eps, scope=norm.scope)
+    graph.add(lifted, (op.output.shape, op.output.dtype), before=op, name=norm.name)
+    substitute(graph, op, lifted.output)
+
+
+RULES = (
+    Rule("find-norm", (Elementwise,), _norm),
+    Rule("norm-between-reshapes", RESHAPES, _between_reshapes),
+)

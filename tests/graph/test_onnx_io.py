@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from passel.errors import InvalidInput, InvalidModel
 from passel.graph import onnx_io, onnx_write
 from passel.graph.onnx import lift
@@ -31,7 +32,10 @@ def proto(opset=18, **initializers):
 
 def external(folder: Path, name="m.onnx") -> Path:
     onnx.save(
-        proto(), str(folder / name), save_as_external_data=True, location=f"{name}.data",
+        proto(),
+        str(folder / name),
+        save_as_external_data=True,
+        location=f"{name}.data",
         size_threshold=0,
     )
     return folder / name
@@ -124,7 +128,7 @@ def test_external_data_is_missing(tmp_path):
 def test_external_data_is_too_short(tmp_path):
     path = external(tmp_path)
     os.truncate(tmp_path / "m.onnx.data", 1000)
-    with pytest.raises(InvalidModel, match="'w' needs bytes 0 to 16384 of .* which has 1000"):
+    with pytest.raises(InvalidModel, match=r"'w' needs bytes 0 to 16384 of .* which has 1000"):
         read(path)
 
 

@@ -1,0 +1,79 @@
+"""One side of the benchmark, in a process of its own: loads the model, then times calls on demand.
+
+The parent writes a number of calls per line; the answer is one JSON list of seconds. A process per
+side keeps thread pools, spinning threads and peak memory apart.
+"""
+
+import json
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...backends.choices import SessionChoice
+from ...backends.measure import timed
+from ...backends.onnxruntime import Session
+from ...capture import quiet
+from .models import Loaded, load
+
+Call = Callable[[], Any]
+
+
+def eager(loaded: Loaded, threads: int) -> Call:
+    """The module as it is."""
+    model, inputs = loaded
+    return lambda: model(*inputs)
+
+
+def inductor(loaded: Loaded, threads: int) -> Call:
+    """torch.compile with its default backend."""
+    model, inputs = loaded
+    compiled = torch.compile(model)
+    return lambda: compiled(*inputs)
+
+
+def onnxruntime(loaded: Loaded, threads: int) -> Call:
+    """torch.onnx.export with default settings, run by ONNX Runtime with default settings."""
+    model, inputs = loaded
+    with quiet():
+        exported = torch.onnx.export(model, inputs, dynamo=True, verbose=False)
+    assert exported is not None
+    session = Session(exported.model, choice=SessionChoice(threads=threads))
+    return lambda: session.run_tensors(inputs)
+
+
+def passel(loaded: Loaded, threads: int) -> Call:
+    """passel.compile with default settings."""
+    from ...compiler import compile
+
+    model, inputs = loaded
+    compiled = compile(model, inputs, threads=threads)
+    print(json.dumps({"form": compiled.report.chosen}), file=sys.stderr)
+    return lambda: compiled(*inputs)
+
+
+SIDES: dict[str, Callable[[Loaded, int], Call]] = {
+    "eager": eager,
+    "torch.compile": inductor,
+    "onnxruntime": onnxruntime,
+    "passel": passel,
+}
+
+
+def main() -> None:
+    """Serve turns until standard input ends."""
+    side, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        call = SIDES[side](load(model), threads)
+        timed(call, 3)
+        print(json.dumps("ready"), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(timed(call, int(line))), flush=True)
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024), flush=True)
+
+
+if __name__ == "__main__":
+    main()
