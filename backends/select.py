@@ -39,7 +39,6 @@ class Candidate:
 
     Attributes:
         errors: against the original; empty when nothing was verified.
-        median_ms: median time of a call, when measured.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Candidate:
     session_choice: SessionChoice
     session: Session
     errors: list[OutputError] = field(default_factory=list)
-    median_ms: float | None = None
 
 
 @dataclass
@@ -74,55 +72,72 @@ def select(
     """
     heavy = weight_bytes(lowered) > MEASURE_BYTES
     names = FORM.options if measure and not heavy else FORM.options[:1]
-    outcomes: dict[str, float | str] = {}
-    loaded = _load(names, lowered, target, session_choice, outcomes)
-    if not loaded:
-        loaded = _load(FORM.options[-1:], lowered, target, session_choice, outcomes)
-    if not loaded:
-        raise InvalidModel(f"ONNX Runtime cannot load the lowered model: {outcomes[FORM.options[-1]]}")
-    if check is not None:
-        for candidate in loaded:
-            candidate.errors = check(candidate.session.run_arrays)
-    right = [candidate for candidate in loaded if first_violation(candidate.errors) is None]
-    for candidate in loaded:
-        if candidate not in right:
-            outcomes[candidate.name] = "disagrees with the original"
-    if len(right) > 1:
-        _time(right, inputs, outcomes)
-    ranked = sorted(right, key=lambda candidate: candidate.median_ms or 0.0)
-    return Selection(ranked[0] if ranked else loaded[0], outcomes)
-
-
-def _load(
-    names: Sequence[str],
-    lowered: ir.Model,
-    target: str,
-    session_choice: SessionChoice,
-    outcomes: dict[str, float | str],
-) -> list[Candidate]:
-    found: list[Candidate] = []
+    search = _Search(lowered, inputs, target, session_choice, check)
     for name in names:
-        model = build(name, lowered)
-        if any(same_ops(model, other.model) for other in found):
-            outcomes[name] = "the same graph as another candidate"
-            continue
+        search.consider(name)
+    if search.best is None and FORM.options[-1] not in names:
+        search.consider(FORM.options[-1])
+    winner = search.best or search.wrong
+    if winner is None:
+        reason = search.outcomes[FORM.options[-1]]
+        raise InvalidModel(f"ONNX Runtime cannot load the lowered model: {reason}")
+    return Selection(winner, search.outcomes)
+
+
+@dataclass
+class _Search:
+    """A tournament: each candidate meets the best so far, so two sessions at most are in memory.
+
+    Attributes:
+        best: the fastest correct candidate so far.
+        wrong: the last candidate that disagreed, for the error message when all do.
+        seen: operators of the graphs tried, in order.
+    """
+
+    lowered: ir.Model
+    inputs: Sequence[torch.Tensor]
+    target: str
+    session_choice: SessionChoice
+    check: Check | None
+    best: Candidate | None = None
+    wrong: Candidate | None = None
+    outcomes: dict[str, float | str] = field(default_factory=dict)
+    seen: list[list[tuple[str, str]]] = field(default_factory=list)
+
+    def consider(self, name: str) -> None:
+        """Build, load, check and time one candidate; it becomes the best if it is."""
+        model = build(name, self.lowered)
+        if operators(model) in self.seen:
+            self.outcomes[name] = "the same graph as another candidate"
+            return
+        self.seen.append(operators(model))
         try:
-            session = Session(model, target, session_choice)
+            session = Session(model, self.target, self.session_choice)
         except InvalidModel as error:
-            outcomes[name] = str(error)
-            continue
-        found.append(Candidate(name, model, session_choice, session))
-    return found
+            self.outcomes[name] = str(error)
+            return
+        candidate = Candidate(name, model, self.session_choice, session)
+        if self.check is not None:
+            candidate.errors = self.check(session.run_arrays)
+        if first_violation(candidate.errors) is not None:
+            self.outcomes[name], self.wrong = "disagrees with the original", candidate
+        else:
+            self._meet(candidate)
 
-
-def _time(
-    candidates: Sequence[Candidate], inputs: Sequence[torch.Tensor], outcomes: dict[str, float | str]
-) -> None:
-    calls = {c.name: (lambda session=c.session: session.run_tensors(inputs)) for c in candidates}
-    found = medians(interleaved(calls, seconds=MEASURE_SECONDS))
-    for candidate in candidates:
-        candidate.median_ms = found[candidate.name]
-        outcomes[candidate.name] = round(found[candidate.name], 3)
+    def _meet(self, candidate: Candidate) -> None:
+        if self.best is None:
+            self.best = candidate
+            self.outcomes[candidate.name] = "not measured"
+            return
+        pair = {c.name: c for c in (self.best, candidate)}
+        calls = {
+            name: (lambda session=c.session: session.run_tensors(self.inputs))
+            for name, c in pair.items()
+        }
+        found = medians(interleaved(calls, seconds=MEASURE_SECONDS))
+        for name, milliseconds in found.items():
+            self.outcomes[name] = round(milliseconds, 3)
+        self.best = pair[min(found, key=found.__getitem__)]
 
 
 def build(form: str, lowered: ir.Model) -> ir.Model:
@@ -138,10 +153,9 @@ def build(form: str, lowered: ir.Model) -> ir.Model:
     return fused(model) if "skip norms" in form else model
 
 
-def same_ops(left: ir.Model, right: ir.Model) -> bool:
-    """Whether two lowerings of one model hold the same operators in the same order."""
-    kinds = [[(node.domain, node.op_type) for node in model.graph] for model in (left, right)]
-    return kinds[0] == kinds[1]
+def operators(model: ir.Model) -> list[tuple[str, str]]:
+    """The operators of a model in order: two lowerings of one model that agree here are one."""
+    return [(node.domain, node.op_type) for node in model.graph]
 
 
 def weight_bytes(model: ir.Model) -> int:

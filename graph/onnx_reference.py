@@ -36,6 +36,18 @@ class Gelu(OpRun):
         return ((x * 0.5 * (1 + erf(x / np.sqrt(2)))).astype(x.dtype),)
 
 
+class StandardGelu(OpRun):
+    """The reference's own rounds its constants to float32, whatever the type of x."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, **attributes: Any) -> tuple[np.ndarray]:
+        if attributes.get("approximate", "none") == "none":
+            return ((x * 0.5 * (1 + erf(x / np.sqrt(2)))).astype(x.dtype),)
+        inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+        return ((0.5 * x * (1 + np.tanh(inner))).astype(x.dtype),)
+
+
 class FastGelu(OpRun):
     """ORT's tanh GELU, with its optional bias."""
 
@@ -76,11 +88,13 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[corner], indices, axis),)
 
 
+StandardGelu.__name__ = "Gelu"
 ORTSimplifiedLayerNormalization.__name__ = "SimplifiedLayerNormalization"
 EXTRA: list[type[OpRun]] = [
     SimplifiedLayerNormalization,
     ORTSimplifiedLayerNormalization,
     Gelu,
+    StandardGelu,
     FastGelu,
     QuickGelu,
     GatherElements,

@@ -1,5 +1,8 @@
 """Constants as onnx_ir tensors: shared where untouched, made late where big."""
 
+import mmap
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 
@@ -11,9 +14,18 @@ LAZY_BYTES = 1 << 20
 
 def constant_of(tensor: ir.TensorProtocol) -> Constant:
     """A constant whose elements stay where they are until someone asks."""
-    release = tensor.release if isinstance(tensor, ir.ExternalTensor) else None
+    release = partial(forget_pages, tensor) if isinstance(tensor, ir.ExternalTensor) else None
     shape = tuple(int(dim) for dim in tensor.shape.numpy())
     return Constant(tensor.numpy, shape, tensor.dtype.numpy(), source=tensor, release=release)
+
+
+def forget_pages(tensor: ir.ExternalTensor) -> None:
+    """Let the pages of a memory-mapped tensor go; arrays over it stay valid and read them again.
+
+    Unmapping (`ExternalTensor.release`) fails as long as any array over the map is alive.
+    """
+    if isinstance(tensor.raw, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        tensor.raw.madvise(mmap.MADV_DONTNEED)
 
 
 def tensor_of(constant: Constant, name: str) -> ir.TensorProtocol:

@@ -6,8 +6,6 @@ they change nothing. A residual add lets a map through by asking the other opera
 which telescopes post-norm scales down a residual stream.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..graph import Graph, Op, Value
@@ -16,17 +14,11 @@ from .affine import Diagonal, as_affine
 from .base import Refusal
 from .edits import Edit, Plan, columns_edit, ill_conditioned, write_affine
 from .movement import concat_spread, onto_result
-from .pull import Puller
-
-MAX_DEPTH = 150
-"""Values that one plan may pass in a row; a longer stream is telescoped in several steps."""
+from .pull import MAX_DEPTH, Change, Puller
 
 
-@dataclass
 class Planner(Puller):
     """One attempt to absorb a map."""
-
-    depth: int = 0
 
     def push(self, value: Value, diagonal: Diagonal) -> Plan:
         """Let every reader of `value` take v', where value = diagonal(v')."""
@@ -36,15 +28,19 @@ class Planner(Puller):
             return Refusal("two paths from the value meet again", value.name)
         if self.depth > MAX_DEPTH:
             return Refusal("the chain of ops is too long for one step", value.name)
-        self.met.add(value)
+        self.met[value] = Change.PUSHED
         self.depth += 1
+        plan = self._push_into_readers(value, diagonal)
+        self.depth -= 1
+        return plan
+
+    def _push_into_readers(self, value: Value, diagonal: Diagonal) -> Plan:
         edits: list[Edit] = []
         for reader, index in list(value.uses):
             plan = self._push_into(reader, index, diagonal)
             if isinstance(plan, Refusal):
                 return plan
             edits += plan
-        self.depth -= 1
         return edits
 
     def _push_into(self, op: Op, index: int, diagonal: Diagonal) -> Plan:
@@ -55,7 +51,7 @@ class Planner(Puller):
                 return self._push_concat(op, index, diagonal)
             case Elementwise(fn="add" | "sub" | "mul" | "div" | "neg"):
                 return self._push_arithmetic(op, index, diagonal)
-            case Elementwise(fn="relu") if not diagonal.shifts and np.all(diagonal.scale > 0):
+            case Elementwise(fn="relu") if not diagonal.shifts and np.all(diagonal.scale >= 0):
                 return self.push(op.output, diagonal)
             case MatMul():
                 return self._push_matmul(op, index, diagonal)
@@ -81,15 +77,18 @@ class Planner(Puller):
         """Carry on past an affine reader; where that fails, stop and merge into it."""
         found = as_affine(op)
         assert found is not None
-        combined = diagonal.then(found[1])
-        depth, seen = self.depth, set(self.met)
+        x, combined = found[0], diagonal.then(found[1])
+        if op.output in self.met:  # its constants are to change, so what was read is out of date
+            return Refusal("two paths from the value meet again", op.name, op.kind)
+        mark = len(self.met)
         beyond = self.push(op.output, combined)
         if not isinstance(beyond, Refusal):
-            return [*beyond, Edit(op, lambda graph: bypass(graph, op, found[0]))]
-        self.depth, self.met = depth, seen
+            return [*beyond, Edit(op, lambda graph: bypass(graph, op, x))]
+        self.retreat(mark)
         if combined.cost >= diagonal.cost + found[1].cost or len(combined.axes) > 1:
             return beyond
-        return [Edit(op, lambda graph: write_affine(graph, op, found[0], combined))]
+        self.met[op.output] = Change.PUSHED
+        return [Edit(op, lambda graph: write_affine(graph, op, x, combined))]
 
     def _push_arithmetic(self, op: Elementwise, index: int, diagonal: Diagonal) -> Plan:
         if as_affine(op) is not None:
@@ -125,9 +124,14 @@ class Planner(Puller):
         narrowed = undone.drop_leading(other.rank or 0)
         if narrowed is None or op.output.rank != diagonal.rank:
             return Refusal("the operands of an add have different ranks", op.name)
+        mark = len(self.met)
         plan = self.pull(other, narrowed, op)
         if isinstance(plan, Refusal):
-            return plan
+            if diagonal.scales:
+                return plan
+            self.retreat(mark)
+            passed = -diagonal.shift if op.fn == "sub" and index == 1 else diagonal.shift
+            return self.push(op.output, Diagonal(diagonal.scale, passed))
         beyond = self.push(op.output, outward)
         return beyond if isinstance(beyond, Refusal) else [*plan, *beyond]
 
@@ -155,6 +159,8 @@ class Planner(Puller):
 
     def _push_matmul(self, op: MatMul, index: int, diagonal: Diagonal) -> Plan:
         contracted = diagonal.rank - 1 if index == 0 else diagonal.rank - 2
+        if any((value.rank or 0) < 2 for value in op.inputs if value is not None):
+            return Refusal("a reader cannot absorb it", op.name, op.kind)
         if diagonal.shifts or contracted in diagonal.axes or op.output.rank != diagonal.rank:
             return Refusal("a reader cannot absorb it", op.name, op.kind)
         return self.push(op.output, diagonal)

@@ -48,6 +48,10 @@ class Diagonal:
         widths = np.maximum(self.scale.shape, self.shift.shape) if self.rank else np.ones(0)
         return tuple(int(axis) for axis in np.flatnonzero(widths > 1))
 
+    def without_shift(self) -> "Diagonal":
+        """y = scale⊙x."""
+        return Diagonal(self.scale, np.zeros((1,) * self.rank))
+
     def then(self, outer: "Diagonal") -> "Diagonal":
         """outer∘self."""
         return Diagonal(outer.scale * self.scale, outer.scale * self.shift + outer.shift)
@@ -89,9 +93,11 @@ def as_affine(op: Op) -> tuple[Value, Diagonal] | None:
     if not op.outputs or not op.output.is_float or op.output.shape is None:
         return None
     found = _read_affine(op)
-    if found is None or found[0].constant is not None or found[0].shape != op.output.shape:
+    if found is None or found[0].constant is not None:
         return None
     value, diagonal = found
+    if value.shape != op.output.shape or value.dtype != op.output.dtype:
+        return None  # it also broadcasts or promotes
     if diagonal.rank != op.output.rank or len(diagonal.axes) > 1:
         return None
     finite = np.isfinite(diagonal.scale).all() and np.isfinite(diagonal.shift).all()
@@ -143,10 +149,10 @@ def _batch_norm(op: BatchNorm, rank: int) -> tuple[Value, Diagonal] | None:
     assert mean is not None and variance is not None
     gain = 1.0 / np.sqrt(variance.array().astype(np.float64) + op.eps)
     if scale is not None:
-        gain = gain * scale.array()
-    offset = -gain * mean.array()
+        gain = gain * scale.array().astype(np.float64)
+    offset = -gain * mean.array().astype(np.float64)
     if shift is not None:
-        offset = offset + shift.array()
+        offset = offset + shift.array().astype(np.float64)
     shape = (-1,) + (1,) * (rank - 2)
     return op.require(0), Diagonal.of(rank, gain.reshape(shape), offset.reshape(shape))
 

@@ -1,7 +1,7 @@
 """Change the basis of a residual stream: one linear map applied to everything that writes to it.
 
-`Recentred`, `Helmert` and `DropLast` are the maps; `apply_basis` edits the writers' weights, and puts
-an explicit op after the writers that have none. Each map works on the last axis in float64.
+`Recentred`, `Helmert` and `DropLast` are the maps; `apply_basis` edits the writers' weights, and
+puts an explicit op after the writers that have none. Each map works on the last axis in float64.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from ..graph import Graph, Op, Value
-from ..graph.ops import Conv, Elementwise, Gather, Linear, Reduce, Slice
-from .streams import Stream, Writer, flat_value
+from ..graph import Graph, Op, Shape, Value
+from ..graph.ops import Conv, Elementwise, Gather, Linear, Norm, Reduce, Slice, Transpose
+from .commuting import joined_operands
+from .streams import Stream, Writer
 from .weights import BLOCK_BYTES, row_axis
 
 
 class Basis(Protocol):
-    """A linear map of the feature axis."""
+    """A linear map of the feature axis; it maps a vector of equal numbers to zero."""
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         """The map on the last axis of float64 rows [..., d] -> [..., d']."""
@@ -27,37 +28,41 @@ class Basis(Protocol):
         ...
 
 
+Tables = dict[tuple[Value, int, str], Value]
+"""Constants mapped so far, by (original, axis, basis), so that what was shared stays shared."""
+
+
 class Recentred:
     """x − mean(x): the projection I − 11ᵀ/d."""
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         centred: np.ndarray = rows - rows.mean(axis=-1, keepdims=True)
+        centred -= centred.mean(axis=-1, keepdims=True)  # what rounding left of a large mean
         return centred
 
     def insert(self, graph: Graph, value: Value, axis: int) -> Value:
         shape = value.shape or ()
         flat = tuple(1 if k == axis else dim for k, dim in enumerate(shape))
         mean = Reduce(inputs=[value], fn="mean", axes=(axis,), keepdims=True)
-        graph.add(mean, (flat, value.dtype), after=value.producer, name="stream_mean")
+        place(graph, mean, value, flat, "stream_mean")
         centred = Elementwise(inputs=[value, mean.output], fn="sub")
-        graph.add(centred, (shape, value.dtype), after=mean, name="stream_recentred")
-        return centred.output
+        return place(graph, centred, mean.output, shape, "stream_recentred")
 
 
 class DropLast:
-    """The first d − 1 coordinates; enough for a zero-mean vector, whose last one is −Σ."""
+    """The first d − 1 coordinates; enough for a zero-mean vector, whose last one is −Σ.
+
+    It maps zero-mean vectors only; a flat vector is taken to be recentred, which makes it zero.
+    """
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         return rows[..., :-1]
 
     def insert(self, graph: Graph, value: Value, axis: int) -> Value:
-        shape = value.shape or ()
-        width = shape[axis]
-        assert isinstance(width, int)
-        shorter = tuple(width - 1 if k == axis else dim for k, dim in enumerate(shape))
+        width = _width(value, axis)
         cut = Slice(inputs=[value], axes=(axis,), starts=(0,), ends=(width - 1,), steps=(1,))
-        graph.add(cut, (shorter, value.dtype), after=value.producer, name="stream_shortened")
-        return cut.output
+        shorter = _shortened(value.shape or (), axis, width - 1)
+        return place(graph, cut, value, shorter, "stream_shortened")
 
     def read_columns(self, rows: np.ndarray) -> np.ndarray:
         """Columns W of a reader of the full vector, as columns for the shortened one."""
@@ -79,15 +84,23 @@ class Helmert:
         return projected
 
     def insert(self, graph: Graph, value: Value, axis: int) -> Value:
-        shape = value.shape or ()
-        width = shape[axis]
-        assert isinstance(width, int)
-        assert axis == len(shape) - 1, "an explicit Helmert map is a Linear: last axis only"
+        """A Linear; of what `value` was recentred from, if it was, because Qᵀ(I − 11ᵀ/d) = Qᵀ."""
+        source = recentred_from(value, axis) or value
+        width = _width(value, axis)
         matrix = self.project(np.eye(width)).T.astype(value.dtype)  # [d − 1, d]
         weight = graph.constant(matrix, "helmert")
-        change = Linear(inputs=[value, weight])
-        graph.add(change, ((*shape[:-1], width - 1), value.dtype), after=value.producer)
-        return change.output
+        shape = source.shape or ()
+        last = len(shape) - 1
+        perm = tuple(last if k == axis else axis if k == last else k for k in range(last + 1))
+        if axis != last:
+            turned = tuple(shape[k] for k in perm)
+            source = place(graph, Transpose(inputs=[source], perm=perm), source, turned)
+        turned = _shortened(source.shape or (), last, width - 1)
+        mapped = place(graph, Linear(inputs=[source, weight]), source, turned, "stream_compressed")
+        if axis == last:
+            return mapped
+        back = Transpose(inputs=[mapped], perm=perm)
+        return place(graph, back, mapped, _shortened(shape, axis, width - 1))
 
     def read_columns(self, rows: np.ndarray) -> np.ndarray:
         """Columns W of a reader of √d·x/‖x‖, for one of √(d−1)·z/‖z‖ with z = Qᵀx."""
@@ -95,30 +108,64 @@ class Helmert:
         return self.project(rows) * np.sqrt(width / (width - 1.0))
 
 
-def apply_basis(graph: Graph, stream: Stream, basis: Basis) -> None:
-    """Let everything that writes to the stream write in the new basis."""
+def place(graph: Graph, op: Op, operand: Value, shape: Shape, name: str = "") -> Value:
+    """Insert `op` right after what makes `operand` (a graph input may have no producer)."""
+    if operand.producer is None:
+        op.name = graph.fresh_name(name) if name else ""
+        return graph.prepend(op, (shape, operand.dtype)).output
+    op.scope = operand.producer.scope
+    return graph.add(op, (shape, operand.dtype), after=operand.producer, name=name).output
+
+
+def recentred_from(value: Value, axis: int) -> Value | None:
+    """x, if `value` is computed as x − mean(x) along `axis`."""
+    op = value.producer
+    if not (isinstance(op, Elementwise) and op.fn == "sub"):
+        return None
+    mean = op.require(1).producer
+    same = (
+        isinstance(mean, Reduce)
+        and mean.fn == "mean"
+        and mean.keepdims
+        and mean.axes == (axis,)
+        and mean.require(0) is op.require(0)
+    )
+    return op.require(0) if same else None
+
+
+def _width(value: Value, axis: int) -> int:
+    width = (value.shape or ())[axis]
+    assert isinstance(width, int)
+    return width
+
+
+def _shortened(shape: Shape, axis: int, extent: int) -> Shape:
+    return tuple(extent if k == axis else dim for k, dim in enumerate(shape))
+
+
+def apply_basis(graph: Graph, stream: Stream, basis: Basis, tables: Tables) -> None:
+    """Let everything that writes to the stream write in the new basis.
+
+    `tables` is shared by all streams of a run, so that a table they share is mapped once.
+    """
     for writer in stream.writers:
         if writer.is_computed:
             _insert(graph, writer, basis)
         elif writer.op is not None:
-            _edit_op(graph, writer.op, writer, basis)
+            _edit_op(graph, writer.op, writer, basis, tables)
         else:
             _edit_constant(graph, stream, writer, basis)
 
 
-def along(
-    array: np.ndarray, axis: int, function: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
+def along(array: np.ndarray, axis: int, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Apply a map of the last axis along `axis`, in float64 a block at a time."""
+    if array.ndim == 1:
+        return function(array.astype(np.float64)).astype(array.dtype)
     moved = np.moveaxis(array, axis, -1)
-    probe = function(np.zeros((1, moved.shape[-1])))
-    result = np.empty((*moved.shape[:-1], probe.shape[-1]), dtype=array.dtype)
-    if moved.ndim == 1:
-        result[:] = function(moved.astype(np.float64))
-        return result
-    rows = max(1, BLOCK_BYTES * moved.shape[0] // max(1, moved.size * 8))
-    target = np.empty(_moved_back(result.shape, axis), dtype=array.dtype)
+    width = function(np.zeros((1, moved.shape[-1]))).shape[-1]
+    target = np.empty(_moved_back((*moved.shape[:-1], width), axis), dtype=array.dtype)
     view = np.moveaxis(target, axis, -1)
+    rows = max(1, BLOCK_BYTES * moved.shape[0] // max(1, moved.size * 8))
     for start in range(0, moved.shape[0], rows):
         window = slice(start, start + rows)
         view[window] = function(moved[window].astype(np.float64))
@@ -141,28 +188,53 @@ def replace_constant(
         old.constant.release()
 
 
-def _edit_op(graph: Graph, op: Op, writer: Writer, basis: Basis) -> None:
+def _edit_op(graph: Graph, op: Op, writer: Writer, basis: Basis, tables: Tables) -> None:
     if isinstance(op, Gather):
-        axis = writer.axis - (op.indices.rank or 0) + 1
-        replace_constant(graph, op, 0, axis, basis.project)
+        _map_shared(graph, op, 0, writer.axis - (op.indices.rank or 0) + 1, basis, tables)
         return
     assert isinstance(op, Linear | Conv)
-    replace_constant(graph, op, 1, row_axis(op), basis.project)
+    _map_shared(graph, op, 1, row_axis(op), basis, tables)
     if op.bias is not None:
-        replace_constant(graph, op, 2, 0, basis.project)
+        _map_shared(graph, op, 2, 0, basis, tables)
+
+
+def _map_shared(graph: Graph, op: Op, index: int, axis: int, basis: Basis, tables: Tables) -> None:
+    """Map a constant operand; one that several writers share is mapped once, and stays shared."""
+    old = op.require(index)
+    key = (old, axis, type(basis).__name__)
+    if key in tables:
+        graph.set_input(op, index, tables[key])
+        return
+    replace_constant(graph, op, index, axis, basis.project)
+    if old.uses:
+        tables[key] = op.require(index)
 
 
 def _edit_constant(graph: Graph, stream: Stream, writer: Writer, basis: Basis) -> None:
     """Replace the constant where it is read on the stream, and only there."""
     old = writer.value
-    if flat_value(old, writer.axis):
-        array = np.zeros_like(old.array())  # every basis here maps a constant vector to zero
+    if writer.axis < 0:
+        array = np.zeros_like(old.array())
     else:
         array = along(old.array(), writer.axis, basis.project)
     new = graph.constant(array, old.name)
     for op, index in list(old.uses):
-        if any(output in stream.axes for output in op.outputs):
+        if _joins(stream, op, index, writer.axis):
             graph.set_input(op, index, new)
+
+
+def _joins(stream: Stream, op: Op, index: int, axis: int) -> bool:
+    """Whether operand `index` of `op` is on the stream (and not a factor, a gain or a weight)."""
+    if isinstance(op, Norm):
+        return index == 0 and op in stream.readers
+    for output in op.outputs:
+        result_axis = stream.axes.get(output)
+        if result_axis is None:
+            continue
+        operands = joined_operands(op, output, result_axis, stream.width)
+        if operands is not None and (index, axis) in operands:
+            return True
+    return False
 
 
 def _insert(graph: Graph, writer: Writer, basis: Basis) -> None:
@@ -171,3 +243,4 @@ def _insert(graph: Graph, writer: Writer, basis: Basis) -> None:
     mapped = basis.insert(graph, value, writer.axis)
     for op, index in readers:
         graph.set_input(op, index, mapped)
+    graph.prune(value.producer)

@@ -8,7 +8,8 @@ Rewrite:
 
 Why: one identity a rule; each is in the rule's own docstring under `canonical/`.
 Exactness: reassociates (a fused norm or activation may round differently).
-Legality: local to the ops matched; a result that something else reads is kept alive.
+Legality: local to the ops matched; a result that something else reads is kept alive, and one that a
+control-flow body reads stays as it is.
 Effect: fewer ops, and single ops where a runtime has single kernels.
 References: Ba et al. 2016, arXiv:1607.06450; Zhang & Sennrich 2019, arXiv:1910.07467; Hendrycks &
 Gimpel 2016, arXiv:1606.08415.
@@ -19,8 +20,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..graph import Graph, Op
-from .base import Exactness, Pass
-from .canonical import RULES
+from .base import Exactness, Pass, Refusal
+from .canonical import RULES, Rule
 from .canonical.rule import Match
 
 
@@ -49,7 +50,7 @@ class Canonicalize(Pass[RuleSite]):
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
 
     def match(self, graph: Graph) -> Iterator[RuleSite]:
-        by_kind: dict[type[Op], list] = {}
+        by_kind: dict[type[Op], list[Rule]] = {}
         for op in graph.ops:
             kind = type(op)
             if kind not in by_kind:
@@ -58,6 +59,11 @@ class Canonicalize(Pass[RuleSite]):
                 edit = None if op.erased else rule.match(graph, op)
                 if edit is not None:
                     yield RuleSite(rule.name, op, edit)
+
+    def refuse(self, graph: Graph, site: RuleSite) -> Refusal | None:
+        if site.op.output in graph.pinned:
+            return Refusal("a control-flow body reads the value", site.op.name, site.rule)
+        return None
 
     def rewrite(self, graph: Graph, site: RuleSite) -> None:
         site.apply(graph)

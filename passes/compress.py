@@ -14,25 +14,28 @@ Legality: as for recenter, with RMSNorms that have no gain of their own left; an
 zero-mean, which is checked on its weights. A norm that something else than a Linear reads is
 expanded back to d by one Linear, as long as such norms are a minority.
 Effect: d² → d(d−1) per projection; but d − 1 may suit the hardware's vectors worse: measure.
-References: Jiang et al. 2023, arXiv:2305.14858, §3.3 (the paper's form); Helmert 1876 for the basis.
+References: Jiang et al. 2023, arXiv:2305.14858, §3.3 (the paper's form);
+Helmert 1876 for the basis.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import numpy as np
 
 from ..graph import Graph, Op, Value
-from ..graph.ops import Conv, Elementwise, Linear, Norm, Reduce
+from ..graph.ops import Linear, Norm, ShapeOf
 from .base import Exactness, Pass, Refusal
-from .basis import DropLast, Helmert, apply_basis, replace_constant
+from .basis import DropLast, Helmert, Tables, apply_basis, replace_constant
+from .commuting import moved_axis
 from .edits import weight_refusal
 from .resize import resize_axis, resize_refusal
-from .streams import Stream, Writer, find_streams, flat_value, moved_axis
-from .weights import BLOCK_BYTES, row_axis
+from .streams import Stream, find_streams
+from .weights import row_axis
+from .zero_mean import is_nonzero, is_zero_mean
 
-FORMS = {"isometric": Helmert, "paper": DropLast}
+FORMS: dict[str, type[Helmert] | type[DropLast]] = {"isometric": Helmert, "paper": DropLast}
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,11 @@ class Consumer:
 
 @dataclass(frozen=True)
 class CompressSite:
-    """One zero-mean residual stream."""
+    """One zero-mean residual stream, what reads it, and the tables compressed before it."""
 
     stream: Stream
     consumers: tuple[Consumer, ...]
+    tables: Tables = field(default_factory=dict)
 
     @property
     def anchor(self) -> Op:
@@ -88,13 +92,17 @@ class Compress(Pass[CompressSite]):
             raise ValueError(f"compress: expected form in {sorted(FORMS)}, got {self.form!r}")
 
     def match(self, graph: Graph) -> Iterator[CompressSite]:
-        for stream in list(find_streams(graph, ("rms",))):
-            yield CompressSite(stream, tuple(consumer(graph, norm) for norm in stream.readers))
+        tables: Tables = {}
+        for stream in find_streams(graph, ("rms",)):
+            consumers = tuple(consumer(graph, norm) for norm in stream.readers)
+            yield CompressSite(stream, consumers, tables)
 
     def refuse(self, graph: Graph, site: CompressSite) -> Refusal | None:
         stream = site.stream
         if stream.blockers:
             return stream.blockers[0]
+        if stream.width < 2:
+            return Refusal("the stream has one feature only", stream.name)
         for value, axis in _resized(site):
             refusal = resize_refusal(value, axis)
             if refusal is not None:
@@ -104,7 +112,10 @@ class Compress(Pass[CompressSite]):
                 return Refusal("the feature width is read as a number", op.name)
         for writer in stream.writers:
             if not is_zero_mean(writer):
-                return Refusal("the stream is not zero-mean", writer.value.name, "run recenter first")
+                name = writer.value.name
+                return Refusal("the stream is not zero-mean", name, "run recenter first")
+        if not any(map(is_nonzero, stream.writers)):
+            return Refusal("nothing but zeros is written to the stream", stream.name)
         expanded = sum(reader.is_expanded for reader in site.consumers)
         if 2 * expanded >= len(site.consumers):
             counts = f"{expanded} of {len(site.consumers)} norms"
@@ -115,7 +126,7 @@ class Compress(Pass[CompressSite]):
         basis = FORMS[self.form]()
         width = site.stream.width
         resized = _resized(site)
-        apply_basis(graph, site.stream, basis)
+        apply_basis(graph, site.stream, basis, site.tables)
         for value, axis in resized:
             resize_axis(graph, value, axis, width - 1)
         for reader in site.consumers:
@@ -147,6 +158,8 @@ def consumer(graph: Graph, norm: Norm) -> Consumer:
             return expanded
         path.append((value, axis))
         for op, index in value.uses:
+            if isinstance(op, ShapeOf) and axis not in op.axes:
+                continue
             if isinstance(op, Linear) and index == 0 and axis == (value.rank or 0) - 1:
                 if weight_refusal(op) is not None:
                     return expanded
@@ -160,8 +173,7 @@ def consumer(graph: Graph, norm: Norm) -> Consumer:
 
 
 def _moved_results(op: Op, axis: int) -> list[tuple[Value, int]]:
-    if isinstance(op, Elementwise | Reduce):
-        return []
+    """The results that hold the features of the first operand whole, with their axes."""
     found = []
     for output in op.outputs:
         axes = [k for k in range(output.rank or 0) if moved_axis(op, k) == axis]
@@ -180,44 +192,6 @@ def _resized(site: CompressSite) -> list[tuple[Value, int]]:
     return list(dict.fromkeys([*on_stream, *heads, *paths]))
 
 
-def is_zero_mean(writer: Writer) -> bool:
-    """Whether what a writer puts on the stream sums to 0 along the features, up to rounding."""
-    if writer.value.constant is not None:
-        return flat_value(writer.value, writer.axis) or _centred(writer.value, writer.axis)
-    op = writer.op
-    if op is None:
-        return _is_recentred(writer)
-    if isinstance(op, Linear | Conv):
-        return _centred(op.weight, row_axis(op)) and (op.bias is None or _centred(op.bias, 0))
-    return _centred(op.require(0), writer.axis - (op.require(1).rank or 0) + 1)
-
-
-def _centred(value: Value, axis: int) -> bool:
-    array = np.moveaxis(value.array(), axis, 0)
-    flat = array.reshape(array.shape[0], -1)
-    bound = 64 * float(np.finfo(value.dtype).eps) if value.dtype is not None else 0.0
-    columns = max(1, BLOCK_BYTES // (8 * max(1, flat.shape[0])))
-    for start in range(0, flat.shape[1], columns):
-        block = flat[:, start : start + columns].astype(np.float64)
-        if np.any(np.abs(block.mean(axis=0)) > bound * np.abs(block).max(axis=0, initial=0.0)):
-            return False
-    return True
-
-
-def _is_recentred(writer: Writer) -> bool:
-    """Whether a computed value is v − mean(v) along the features."""
-    op = writer.value.producer
-    if not (isinstance(op, Elementwise) and op.fn == "sub"):
-        return False
-    mean = op.require(1).producer
-    return (
-        isinstance(mean, Reduce)
-        and mean.fn == "mean"
-        and mean.axes == (writer.axis,)
-        and mean.require(0) is op.require(0)
-    )
-
-
 def expand(graph: Graph, norm: Norm, basis: "Helmert | DropLast", width: int) -> None:
     """Bring a compressed norm's result back to `width` features, gain and shift included."""
     dtype = norm.output.dtype
@@ -230,6 +204,7 @@ def expand(graph: Graph, norm: Norm, basis: "Helmert | DropLast", width: int) ->
     graph.set_input(norm, 2, None)
     weight = graph.constant(matrix.astype(dtype), f"{norm.name}_expand")
     shape = (*(norm.output.shape or ())[:-1], width)
-    linear = Linear(inputs=[norm.output, weight, bias] if bias is not None else [norm.output, weight])
+    operands = [norm.output, weight] if bias is None else [norm.output, weight, bias]
+    linear = Linear(inputs=list(operands))
     graph.add(linear, (shape, dtype), after=norm, name=f"{norm.name}_expanded")
     graph.redirect(norm.output, linear.output, readers)

@@ -72,7 +72,8 @@ def _round(
             continue
         refusal = one.refuse(graph, site)
         if refusal is not None:
-            report.refused.append((anchor.name, refusal))
+            if anchor.name not in report.applied:  # what was just rewritten is not "left alone"
+                report.refused.append((anchor.name, refusal))
         elif any(pattern.matches(op) for pattern in patterns for op in site.touched):
             report.excluded.append(anchor.name)
         else:

@@ -1,5 +1,6 @@
 """How one neighbour absorbs an affine map: each function returns the edits, or why it cannot."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,14 +27,21 @@ class Edit:
 
 
 Plan = list[Edit] | Refusal
+OVERFLOW = "the folded weight would overflow float16"
 
 
 def constant_edit(value: Value, diagonal: Diagonal) -> Plan:
     """Fold a map into a constant that one op reads once."""
     ((op, index),) = value.uses
-    wide = np.broadcast_shapes(diagonal.scale.shape, diagonal.shift.shape, value.array().shape)
-    if int(np.prod(wide)) > max(MAX_GROWTH, value.array().size):
+    assert value.constant is not None
+    if not value.is_float:
+        return Refusal("the constant is not floating-point", value.name)
+    stored = value.constant.shape
+    wide = np.broadcast_shapes(diagonal.scale.shape, diagonal.shift.shape, stored)
+    if math.prod(wide) > max(MAX_GROWTH, math.prod(stored)):
         return Refusal("a constant would grow", value.name)
+    if overflows(value, diagonal.scale):
+        return Refusal(OVERFLOW, value.name)
 
     def apply(graph: Graph) -> None:
         current = op.require(index)
@@ -51,6 +59,8 @@ def columns_edit(op: Linear | Conv, diagonal: Diagonal) -> Plan:
         return refusal
     if isinstance(op, Conv) and diagonal.shifts and (op.transposed or _pads(op)):
         return Refusal("a shift does not pass the zero padding of a convolution", op.name)
+    if overflows(op.weight, diagonal.scale):
+        return Refusal(OVERFLOW, op.name)
     scale, shift = diagonal.vectors(axis, operand_width(op))
     return [Edit(op, lambda graph: scale_columns(graph, op, scale, shift))]
 
@@ -61,6 +71,8 @@ def rows_edit(op: Linear | Conv, diagonal: Diagonal) -> Plan:
     refusal = weight_refusal(op) or _axis_refusal(op, diagonal, axis)
     if refusal is not None:
         return refusal
+    if overflows(op.weight, diagonal.scale):
+        return Refusal(OVERFLOW, op.name)
     scale, shift = diagonal.vectors(axis, result_width(op))
     return [Edit(op, lambda graph: scale_rows(graph, op, scale, shift))]
 
@@ -85,7 +97,7 @@ def gain_edit(op: Norm, diagonal: Diagonal) -> Plan:
         gain = scale if op.scale is None else scale * op.scale.array()
         offset = shift if op.shift is None else scale * op.shift.array() + shift
         graph.set_input(op, 1, graph.constant(gain.astype(op.x.dtype), f"{op.name}_scale"))
-        if np.any(offset):
+        if op.shift is not None or np.any(offset):
             graph.set_input(op, 2, graph.constant(offset.astype(op.x.dtype), f"{op.name}_shift"))
         graph.update(op)
 
@@ -100,6 +112,8 @@ def table_edit(op: Gather, diagonal: Diagonal) -> Plan:
     trailing = diagonal.drop_leading(rank - 1)
     if trailing is None:
         return Refusal("the map does not vary along the table's columns", op.name)
+    if overflows(op.x, trailing.scale):
+        return Refusal(OVERFLOW, op.name)
 
     def apply(graph: Graph) -> None:
         edit_constant(graph, op, 0, lambda rows: trailing.scale * rows + trailing.shift)
@@ -123,6 +137,7 @@ def write_affine(
     graph.add(merged, (result.shape, dtype), after=op, name=op.name)
     if readers is None:
         graph.replace(result, merged.output)
+        graph.prune(op)
     else:
         graph.redirect(result, merged.output, readers)
 
@@ -140,6 +155,14 @@ def ill_conditioned(scale: np.ndarray) -> bool:
     """Whether a scale is too far from 1 to be inverted without losing digits."""
     size = np.abs(scale)
     return bool(np.any(size < 1 / CONDITION) or np.any(size > CONDITION))
+
+
+def overflows(weight: Value, scale: np.ndarray) -> bool:
+    """Whether a scaled half-precision weight would hold an infinity (bfloat16 never does)."""
+    if weight.dtype != np.float16:
+        return False
+    peak = float(np.abs(weight.array()).max(initial=0))
+    return peak * float(np.abs(scale).max(initial=0)) > float(np.finfo(np.float16).max)
 
 
 def _axis_refusal(op: Linear | Conv, diagonal: Diagonal, axis: int) -> Refusal | None:

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from ..graph import Graph, Op, Shape, Value
 from ..graph.ops import Affine, Elementwise, Linear, Norm, Reshape, Split
-from .base import Exactness, Pass
+from .base import Exactness, Pass, Refusal
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,23 @@ class FlattenTokens(Pass[Region]):
     def match(self, graph: Graph) -> Iterator[Region]:
         position = {op: k for k, op in enumerate(graph.ops)}
         members = {op for op in position if is_token_wise(op)}
-        while members:
-            region = _component(next(op for op in position if op in members), members)
+        for start in list(position):
+            if start not in members:
+                continue
+            region = _component(start, members)
             members -= region
             if len(region) > 1 and any(isinstance(op, Linear | Norm) for op in region):
                 yield Region(tuple(sorted(region, key=position.__getitem__)))
 
+    def refuse(self, graph: Graph, site: Region) -> Refusal | None:
+        for op in site.ops:
+            if any(output in graph.pinned for output in op.outputs):
+                return Refusal("a control-flow body reads the value", op.name)
+        return None
+
     def rewrite(self, graph: Graph, site: Region) -> None:
         flat: dict[Value, Value] = {}
+        region = set(site.ops)
         for op in site.ops:
             for index, value in enumerate(op.inputs):
                 if value is not None and value.constant is None:
@@ -68,7 +77,7 @@ class FlattenTokens(Pass[Region]):
             if isinstance(op, Split):
                 graph.update(op, axis=1)
             for value in list(op.outputs):
-                _flatten_result(graph, value, flat, set(site.ops))
+                _flatten_result(graph, value, flat, region)
 
 
 def is_token_wise(op: Op) -> bool:

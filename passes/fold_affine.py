@@ -79,11 +79,14 @@ class FoldAffine(Pass[AffineSite]):
             bypass(graph, site.op, site.x)
         else:
             write_affine(graph, site.op, site.x, site.rest)
-            graph.prune(site.op)
 
 
 def planned(graph: Graph, op: Op, x: Value, diagonal: Diagonal) -> AffineSite:
     """The cheapest way to absorb the map: backwards, forwards, into a gain, or in part."""
+    if op.output in graph.pinned:
+        return AffineSite(op, x, Refusal("a control-flow body reads the value", op.name))
+    if graph.is_output(op.output) and (x.producer is None or graph.is_output(x)):
+        return AffineSite(op, x, Refusal("the value is a graph output", op.name))
     if diagonal.cost == 0:
         return AffineSite(op, x, [])
     backwards = Planner(graph).pull(x, diagonal, op)

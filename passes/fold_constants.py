@@ -7,14 +7,16 @@ Why: at inference a weight is a number, and so is what is computed from weights:
 standardisation, reparametrisations, adapters added at run time (W + B·A), gates, template mixtures.
 Exactness: reassociates; the original ops are run, in float64 where they allow, and rounded once.
 Legality: every operand is a constant and the op is neither random nor stateful. A result larger
-than its operands together by more than 64 KiB (an expanded table) stays computed, unless a weight
-needs it.
+than the operands that it sets free by more than 64 KiB (an expanded table) stays computed, unless a
+weight needs it; an op that unpacks a quantized weight always does.
 Effect: removes the work from every call; a merged adapter also drops its own matrices.
 References: Aho et al., Compilers, 2nd ed., §8.5.4 (constant folding).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -24,13 +26,30 @@ from ..graph.ops import Conv, Linear, MatMul
 from .base import Exactness, Pass, Refusal
 
 SLACK_BYTES = 1 << 16
+QUANTIZED = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
+"""Element types that hold a weight in few bits, besides those named float8 and float4."""
 
 
 @dataclass(frozen=True)
 class ConstantSite:
-    """An op whose operands are all constants."""
+    """An op whose operands are all constants.
+
+    Attributes:
+        op: the op.
+        graph: what can evaluate it.
+    """
 
     op: Op
+    graph: Graph
+
+    @cached_property
+    def results(self) -> list[np.ndarray] | Exception:
+        """What the op makes, or why it cannot be run here; computed once, when asked for."""
+        arrays = [None if value is None else value.array() for value in self.op.inputs]
+        try:
+            return self.graph.binding.evaluate(self.op, arrays)
+        except Exception as error:  # an IR has operators that its reference lacks or gets wrong
+            return error
 
     @property
     def anchor(self) -> Op:
@@ -50,9 +69,8 @@ class FoldConstants(Pass[ConstantSite]):
 
     def match(self, graph: Graph) -> Iterator[ConstantSite]:
         for op in graph.ops:
-            operands = [value for value in op.inputs if value is not None]
-            if operands and all(value.constant is not None for value in operands):
-                yield ConstantSite(op)
+            if all(value is None or value.constant is not None for value in op.inputs):
+                yield ConstantSite(op, graph)
 
     def refuse(self, graph: Graph, site: ConstantSite) -> Refusal | None:
         op = site.op
@@ -60,28 +78,41 @@ class FoldConstants(Pass[ConstantSite]):
             return Refusal("the op is random or has an effect", op.name, op.kind)
         if any(graph.is_output(output) for output in op.outputs):
             return Refusal("the value is a graph output", op.name, op.kind)
-        grown = sum(map(_bytes, op.outputs)) - sum(_bytes(v) for v in op.inputs if v is not None)
+        if _unpacks(op):
+            return Refusal("the op unpacks a quantized weight", op.name, op.kind)
+        freed = {value for value in op.inputs if value is not None and value.readers == [op]}
+        grown = sum(map(_bytes, op.outputs)) - sum(map(_bytes, freed))
         if grown > SLACK_BYTES and not _makes_weight(op):
             return Refusal("the result is larger than what it is made from", op.name, op.kind)
+        if isinstance(site.results, Exception):
+            return Refusal("the op cannot be evaluated", op.name, f"{op.kind}: {site.results}")
         return None
 
     def rewrite(self, graph: Graph, site: ConstantSite) -> None:
-        op = site.op
-        arrays = [None if value is None else value.array() for value in op.inputs]
-        results = graph.binding.evaluate(op, arrays)
+        op, results = site.op, site.results
+        assert not isinstance(results, Exception)
         for output, result in zip(op.outputs, results, strict=True):
             dtype = result.dtype if output.dtype is None else output.dtype
-            exact = np.asarray(result)
-            constant = graph.constant(exact.astype(dtype, copy=False), output.name)
-            graph.replace(output, constant)
+            exact = np.asarray(result).astype(dtype, copy=False)
+            graph.replace(output, graph.constant(exact, output.name))
         graph.prune(op)
+
+
+def _unpacks(op: Op) -> bool:
+    """Whether a float result spells out an operand of few bits, which is what saves the memory."""
+    packed = [v for v in op.inputs if v is not None and v.dtype is not None and _is_packed(v.dtype)]
+    return op.output.is_float and any(value.shape == op.output.shape for value in packed)
+
+
+def _is_packed(dtype: np.dtype) -> bool:
+    return dtype.name in QUANTIZED or dtype.name.startswith(("float8", "float4"))
 
 
 def _bytes(value: Value) -> int:
     shape, dtype = value.shape, value.dtype
-    if shape is None or dtype is None or any(isinstance(dim, str) for dim in shape):
+    if shape is None or dtype is None:
         return 0
-    return int(np.prod(np.array(shape, dtype=np.int64))) * dtype.itemsize
+    return prod(dim for dim in shape if isinstance(dim, int)) * dtype.itemsize
 
 
 def _makes_weight(op: Op) -> bool:

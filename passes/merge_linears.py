@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..graph import Graph, Op
+from ..graph import Graph, Op, Value
 from ..graph.ops import Linear, Split
 from .base import Exactness, Pass, Refusal
 from .edits import weight_refusal
@@ -59,7 +59,12 @@ class MergeLinears(Pass[Siblings]):
             refusal = weight_refusal(linear)
             if refusal is not None:
                 return refusal
-        if len({linear.weight.dtype for linear in site.linears}) > 1:
+            if linear.output in graph.pinned:
+                return Refusal("a control-flow body reads the value", linear.name)
+            if linear.output.shape is None:
+                return Refusal("a shape is unknown", linear.name)
+        types = {part.dtype for linear in site.linears for part in parts(linear)}
+        if len(types) > 1:
             return Refusal("the weights have different types", site.anchor.name)
         return None
 
@@ -69,10 +74,15 @@ class MergeLinears(Pass[Siblings]):
         bias = graph.constant(joined_biases(site.linears), f"{first.name}_merged_bias")
         operands = [first.x, weight, bias] if bias.array().any() else [first.x, weight]
         sizes = tuple(result_width(linear) for linear in site.linears)
-        lead, dtype = (first.output.shape or ())[:-1], first.output.dtype
+        assert first.output.shape is not None
+        lead, dtype = first.output.shape[:-1], first.output.dtype
         merged = Linear(inputs=list(operands), layout="io", scope=first.scope)
-        anchor = earliest(graph, site.linears)
-        graph.add(merged, ((*lead, sum(sizes)), dtype), before=anchor, name=f"{first.name}_merged")
+        anchor, result = first.x.producer, ((*lead, sum(sizes)), dtype)
+        merged.name = graph.fresh_name(f"{first.name}_merged")
+        if anchor is None:
+            graph.prepend(merged, result)
+        else:
+            graph.add(merged, result, after=anchor)
         split = Split(inputs=[merged.output], axis=len(lead), sizes=sizes, scope=first.scope)
         graph.add(split, *(((*lead, size), dtype) for size in sizes), after=merged)
         for linear, piece in zip(site.linears, split.outputs, strict=True):
@@ -80,10 +90,9 @@ class MergeLinears(Pass[Siblings]):
             graph.erase(linear)
 
 
-def earliest(graph: Graph, ops: "tuple[Linear, ...]") -> Op:
-    """Whichever of the ops comes first."""
-    wanted = set(ops)
-    return next(op for op in graph.ops if op in wanted)
+def parts(linear: Linear) -> tuple[Value, ...]:
+    """The constants of a Linear."""
+    return (linear.weight,) if linear.bias is None else (linear.weight, linear.bias)
 
 
 def joined_weights(linears: "tuple[Linear, ...]") -> np.ndarray:

@@ -47,7 +47,7 @@ def onto_operand(op: Op, array: np.ndarray, neutral: float, result: int) -> Move
 @onto_operand.register(Identity)
 @onto_operand.register(Cast)
 def _same(op: Op, array: np.ndarray, neutral: float, result: int) -> Moved:
-    return array
+    return array if op.require(0).is_float and op.output.is_float else None
 
 
 @onto_result.register

@@ -18,7 +18,7 @@ References: Jiang et al. 2023, arXiv:2305.14858, §3.2; Zhang & Sennrich 2019, a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -28,16 +28,17 @@ from ..graph.ops import Gather, Norm
 from .absorb import Planner
 from .affine import Diagonal
 from .base import Exactness, Pass, Refusal
-from .basis import Recentred, apply_basis
+from .basis import Recentred, Tables, apply_basis
 from .edits import Plan, write_affine
 from .streams import Stream, Writer, find_streams
 
 
 @dataclass(frozen=True)
 class RecenterSite:
-    """One residual stream that a LayerNorm reads."""
+    """One residual stream that a LayerNorm reads, and the tables recentred before it."""
 
     stream: Stream
+    tables: Tables = field(default_factory=dict)
 
     @property
     def anchor(self) -> Op:
@@ -62,8 +63,9 @@ class Recenter(Pass[RecenterSite]):
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
 
     def match(self, graph: Graph) -> Iterator[RecenterSite]:
-        for stream in list(find_streams(graph, ("layer",))):
-            yield RecenterSite(stream if self.split_tied else without_tied(stream))
+        tables: Tables = {}
+        for stream in find_streams(graph, ("layer",)):
+            yield RecenterSite(stream if self.split_tied else without_tied(stream), tables)
 
     def refuse(self, graph: Graph, site: RecenterSite) -> Refusal | None:
         stream = site.stream
@@ -80,7 +82,7 @@ class Recenter(Pass[RecenterSite]):
         return None
 
     def rewrite(self, graph: Graph, site: RecenterSite) -> None:
-        apply_basis(graph, site.stream, Recentred())
+        apply_basis(graph, site.stream, Recentred(), site.tables)
         for norm in site.stream.readers:
             convert(graph, norm)
 

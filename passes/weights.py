@@ -12,7 +12,7 @@ import numpy as np
 from ..graph import Graph, Op, Value
 from ..graph.ops import Conv, Linear
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 22
 """Size of the float64 block that an edit works on."""
 
 
@@ -55,7 +55,7 @@ def scale_rows(graph: Graph, op: Linear | Conv, scale: np.ndarray, shift: np.nda
     if np.any(scale != 1):
         _scale_axis(graph, op, row_axis(op), _grouped_rows(op, scale))
     if op.bias is not None:
-        edit_constant(graph, op, 2, lambda bias: scale * bias + shift)
+        set_bias(graph, op, scale * op.bias.array().astype(np.float64) + shift)
     elif np.any(shift):
         set_bias(graph, op, shift)
 
@@ -65,18 +65,18 @@ def scale_columns(graph: Graph, op: Linear | Conv, scale: np.ndarray, shift: np.
     if np.any(shift):
         bias = columns_dot(op, shift)
         if op.bias is not None:
-            bias = bias + op.bias.array()
+            bias = bias + op.bias.array().astype(np.float64)
         set_bias(graph, op, bias)
     if np.any(scale != 1):
         _scale_columns_only(graph, op, scale)
 
 
 def set_bias(graph: Graph, op: Linear | Conv, bias: np.ndarray) -> None:
-    """Give `op` this bias [O], in the weight's dtype."""
-    had = op.bias is not None
-    value = graph.constant(bias.astype(op.weight.dtype), f"{op.name}_bias")
-    graph.set_input(op, 2, value)
-    if not had:
+    """Give `op` this bias [O], in the type of the one it had, else in the weight's."""
+    old = op.bias
+    name, dtype = (f"{op.name}_bias", op.weight.dtype) if old is None else (old.name, old.dtype)
+    graph.set_input(op, 2, graph.constant(bias.astype(dtype), name))
+    if old is None:
         graph.update(op)
 
 

@@ -5,7 +5,7 @@ is random: a pass that forgets a gain, a shift or a bias must fail.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,22 +25,25 @@ TEXT = {"use_cache": False, **TOKENS}
 
 @dataclass(frozen=True)
 class Architecture:
-    """One model and what the default pipeline must make of it.
+    """One model, and what the default pipeline must make of it.
 
     Attributes:
         build: makes the module and its inputs.
-        layers, left: LayerNorms before, and after.
-        rms: RMSNorms after.
-        reasons: why recenter leaves a stream alone, each reason with its number of streams.
-        note: what is particular.
-        streams: how many streams recenter converts.
+        layers: LayerNorms before.
+        rms, left: RMSNorms and LayerNorms after.
+        reasons: why recenter leaves streams alone, each with the number of streams.
+        uncompressed: the same for compress, run afterwards.
+        tolerance: bound on the relative error of a model in float64.
+        note: what is particular, for the table.
     """
 
     build: Callable[[], Built]
     layers: int
     rms: int
     left: int = 0
-    reasons: dict[str, int] | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
+    uncompressed: dict[str, int] = field(default_factory=dict)
+    tolerance: float = 1e-9
     note: str = ""
 
 
@@ -198,17 +201,34 @@ CLIP = {"intermediate_size": 32, "projection_dim": 16, **SMALL}
 NEOX = {"intermediate_size": 32, "rotary_pct": 0.5, "max_position_embeddings": 16, **TEXT, **SMALL}
 FALCON = {"max_position_embeddings": 16, "bias": True, **TEXT, **SMALL}
 OPT = {"ffn_dim": 32, "max_position_embeddings": 16, **TEXT, **SMALL}
-GAIN_ONLY = "it would add as many ops as it saves"
-POST = "an op reads the stream itself, not a norm of it"
+
+# A norm of the embeddings alone: it is the only norm of its stream, and since what reads it is a
+# residual stream, its shift can go into no Linear. An RMSNorm and an add would replace one norm.
+EMBEDDING_NORM = "it would add as many ops as it saves"
+# Post-norm: the norm's result is the residual stream, and Linears read it. It carries γ and β, so it
+# is not zero-mean, and what reads it sees its mean.
+POST_NORM = "an op reads the stream itself, not a norm of it"
+# What leaves the model is the stream itself, mean included.
+EXPOSED = "the stream is a graph output"
+UNCENTRED = "the stream is not zero-mean"
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "vit": Architecture(vision("ViTForImageClassification", intermediate_size=32, **SMALL), 5, 5),
-    "deit": Architecture(
-        vision("DeiTForImageClassificationWithTeacher", intermediate_size=32, config="DeiT", **SMALL),
-        5,
-        5,
+    "vit": Architecture(
+        vision("ViTForImageClassification", intermediate_size=32, **SMALL), layers=5, rms=5
     ),
-    "dinov2": Architecture(vision("Dinov2ForImageClassification", mlp_ratio=2, **SMALL), 5, 5),
+    "deit": Architecture(
+        vision(
+            "DeiTForImageClassificationWithTeacher", config="DeiT", intermediate_size=32, **SMALL
+        ),
+        layers=5,
+        rms=5,
+    ),
+    "dinov2": Architecture(
+        vision("Dinov2ForImageClassification", mlp_ratio=2, **SMALL),
+        layers=5,
+        rms=5,
+        note="LayerScale folds first",
+    ),
     "beit": Architecture(
         vision(
             "BeitForImageClassification",
@@ -216,74 +236,161 @@ ARCHITECTURES: dict[str, Architecture] = {
             use_relative_position_bias=True,
             **SMALL,
         ),
-        5,
-        5,
+        layers=5,
+        rms=5,
+        note="LayerScale folds first; a mean over the tokens is on the stream",
     ),
     "clip-text": Architecture(
-        text("CLIPTextModelWithProjection", "text_embeds", config="CLIPText",
-             max_position_embeddings=16, **TOKENS, **CLIP), 5, 5,
+        text(
+            "CLIPTextModelWithProjection",
+            "text_embeds",
+            config="CLIPText",
+            max_position_embeddings=16,
+            **TOKENS,
+            **CLIP,
+        ),
+        layers=5,
+        rms=5,
     ),
     "clip-vision": Architecture(
-        vision("CLIPVisionModelWithProjection", "image_embeds", config="CLIPVision", **CLIP), 6, 5, 1,
-        {GAIN_ONLY: 1},
+        vision("CLIPVisionModelWithProjection", "image_embeds", config="CLIPVision", **CLIP),
+        layers=6,
+        rms=5,
+        left=1,
+        reasons={EMBEDDING_NORM: 1},
     ),
     "siglip-text": Architecture(
-        text("SiglipTextModel", "pooler_output", intermediate_size=32, max_position_embeddings=6,
-             **TOKENS, **SMALL), 5, 5,
+        text(
+            "SiglipTextModel",
+            "pooler_output",
+            intermediate_size=32,
+            max_position_embeddings=6,
+            **TOKENS,
+            **SMALL,
+        ),
+        layers=5,
+        rms=5,
     ),
     "siglip-vision": Architecture(
-        vision("SiglipVisionModel", "pooler_output", intermediate_size=32, **SMALL), 6, 5,
+        vision("SiglipVisionModel", "pooler_output", intermediate_size=32, **SMALL),
+        layers=6,
+        rms=5,
+        left=1,
+        reasons={EXPOSED: 1},
     ),
     "gpt2": Architecture(
-        text("GPT2LMHeadModel", n_embd=24, n_layer=2, n_head=2, n_positions=16, **TEXT), 5, 5
+        text(
+            "GPT2LMHeadModel",
+            config="GPT2",
+            n_embd=24,
+            n_layer=2,
+            n_head=2,
+            n_positions=16,
+            **TEXT,
+        ),
+        layers=5,
+        rms=5,
+        note="tied head",
     ),
-    "opt": Architecture(text("OPTForCausalLM", word_embed_proj_dim=24, **OPT), 5, 5),
+    "opt": Architecture(
+        text("OPTForCausalLM", word_embed_proj_dim=24, **OPT), layers=5, rms=5, note="tied head"
+    ),
     "opt-350m": Architecture(
-        text("OPTForCausalLM", word_embed_proj_dim=16, do_layer_norm_before=False, **OPT), 4, 0, 4,
-        {POST: 4},
+        text("OPTForCausalLM", word_embed_proj_dim=16, do_layer_norm_before=False, **OPT),
+        layers=4,
+        rms=0,
+        left=4,
+        reasons={POST_NORM: 4},
     ),
     "gpt-j": Architecture(
-        text("GPTJForCausalLM", n_embd=24, n_layer=2, n_head=2, n_positions=16, rotary_dim=4,
-             **TEXT), 3, 3,
+        text(
+            "GPTJForCausalLM",
+            n_embd=24,
+            n_layer=2,
+            n_head=2,
+            n_positions=16,
+            rotary_dim=4,
+            **TEXT,
+        ),
+        layers=3,
+        rms=3,
+        tolerance=1e-6,
+        note="its own casts to float32",
     ),
-    "gpt-neox": Architecture(text("GPTNeoXForCausalLM", **NEOX), 5, 5),
+    "gpt-neox": Architecture(
+        text("GPTNeoXForCausalLM", **NEOX), layers=5, rms=5, note="parallel residual"
+    ),
     "gpt-neox-sequential": Architecture(
-        text("GPTNeoXForCausalLM", use_parallel_residual=False, **NEOX), 5, 5
+        text("GPTNeoXForCausalLM", use_parallel_residual=False, **NEOX), layers=5, rms=5
     ),
-    "bloom": Architecture(text("BloomForCausalLM", n_layer=2, n_head=2, hidden_size=24, **TEXT), 6, 5),
+    "bloom": Architecture(
+        text("BloomForCausalLM", n_layer=2, n_head=2, hidden_size=24, **TEXT),
+        layers=6,
+        rms=5,
+        left=1,
+        reasons={EMBEDDING_NORM: 1},
+    ),
     "phi": Architecture(
-        text("PhiForCausalLM", intermediate_size=32, max_position_embeddings=16, **TEXT, **SMALL), 3, 3
+        text("PhiForCausalLM", intermediate_size=32, max_position_embeddings=16, **TEXT, **SMALL),
+        layers=3,
+        rms=3,
     ),
-    "whisper-encoder": Architecture(whisper_encoder, 5, 5),
-    "whisper": Architecture(whisper_full, 12, 12),
+    "whisper-encoder": Architecture(
+        whisper_encoder, layers=5, rms=5, note="gelu(conv) is recentred by an op"
+    ),
+    "whisper": Architecture(whisper_full, layers=12, rms=12, note="two streams"),
     "mpt": Architecture(
-        text("MptForCausalLM", d_model=24, n_layers=2, n_heads=2, max_seq_len=16, **TEXT), 5, 5
+        text("MptForCausalLM", d_model=24, n_layers=2, n_heads=2, max_seq_len=16, **TEXT),
+        layers=5,
+        rms=5,
     ),
-    "falcon": Architecture(text("FalconForCausalLM", **FALCON), 3, 3),
+    "falcon": Architecture(text("FalconForCausalLM", **FALCON), layers=3, rms=3),
     "falcon-new": Architecture(
-        text("FalconForCausalLM", new_decoder_architecture=True, num_kv_heads=1, **FALCON), 5, 5
+        text("FalconForCausalLM", new_decoder_architecture=True, num_kv_heads=1, **FALCON),
+        layers=5,
+        rms=5,
     ),
     "falcon-alibi": Architecture(
-        text("FalconForCausalLM", alibi=True, parallel_attn=False, **FALCON), 5, 5
+        text("FalconForCausalLM", alibi=True, parallel_attn=False, **FALCON), layers=5, rms=5
     ),
-    "mbart": Architecture(mbart, 14, 12, 2),
+    "mbart": Architecture(mbart, layers=14, rms=12, left=2, reasons={EMBEDDING_NORM: 2}),
     "bert": Architecture(
         masked("BertModel", intermediate_size=32, max_position_embeddings=16, **TOKENS, **SMALL),
-        5, 0, 5,
+        layers=5,
+        rms=0,
+        left=5,
+        reasons={POST_NORM: 4, EMBEDDING_NORM: 1},
     ),
     "llama": Architecture(
-        text("LlamaForCausalLM", intermediate_size=32, num_key_value_heads=1,
-             max_position_embeddings=16, **TEXT, **SMALL), 0, 5,
+        text(
+            "LlamaForCausalLM",
+            intermediate_size=32,
+            num_key_value_heads=1,
+            max_position_embeddings=16,
+            **TEXT,
+            **SMALL,
+        ),
+        layers=0,
+        rms=5,
+        uncompressed={UNCENTRED: 1},
+        tolerance=1e-6,
+        note="no LayerNorm; its own casts to float32",
     ),
-    "passel-vit": Architecture(vit(), 5, 5),
-    "passel-vit-mean": Architecture(vit(pool="mean"), 5, 5),
-    "passel-vit-scaled": Architecture(vit(layer_scale=0.5, qkv_bias=False, fused_qkv=False), 5, 5),
-    "passel-vit-post": Architecture(vit(norm_position="post"), 4, 0, 4),
-    "passel-vit-zero-gains": Architecture(vit_zero_gains, 5, 5),
-    "passel-gpt-tied": Architecture(gpt(), 5, 5),
-    "passel-gpt-untied": Architecture(gpt(tied=False, qkv_bias=False), 5, 5),
-    "decoder-plain": Architecture(decoder(plain=True), 3, 3),
-    "decoder-scaled": Architecture(decoder(scaled=True), 3, 3),
-    "decoder-last": Architecture(decoder(last=True), 3, 3),
-    "decoder-embedding-norm": Architecture(decoder(embedding_norm=True), 4, 3),
+    "passel-vit": Architecture(vit(), layers=5, rms=5),
+    "passel-vit-mean": Architecture(vit(pool="mean"), layers=5, rms=5),
+    "passel-vit-scaled": Architecture(
+        vit(layer_scale=0.5, qkv_bias=False, fused_qkv=False), layers=5, rms=5
+    ),
+    "passel-vit-post": Architecture(
+        vit(norm_position="post"), layers=4, rms=0, left=4, reasons={POST_NORM: 4}
+    ),
+    "passel-vit-zero-gains": Architecture(vit_zero_gains, layers=5, rms=5),
+    "passel-gpt-tied": Architecture(gpt(), layers=5, rms=5, note="tied head"),
+    "passel-gpt-untied": Architecture(gpt(tied=False, qkv_bias=False), layers=5, rms=5),
+    "decoder-plain": Architecture(decoder(plain=True), layers=3, rms=3),
+    "decoder-scaled": Architecture(decoder(scaled=True), layers=3, rms=3),
+    "decoder-last": Architecture(decoder(last=True), layers=3, rms=3),
+    "decoder-embedding-norm": Architecture(
+        decoder(embedding_norm=True), layers=4, rms=3, left=1, reasons={EMBEDDING_NORM: 1}
+    ),
 }

@@ -1,9 +1,10 @@
-"""Example inputs from the command line: files, fixed shapes, and seeded random values for the rest."""
+"""Example inputs from the command line: files, fixed shapes, and random values for the rest."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx_ir as ir
@@ -90,6 +91,17 @@ class GivenInputs:
         return found
 
 
+def given_inputs(
+    files: list[str] | None,
+    archive: Path | None,
+    shapes: list[str] | None,
+    seed: int,
+    symbolic: int = 2,
+) -> GivenInputs:
+    """From options, which are None where nothing was given."""
+    return GivenInputs(tuple(files or ()), archive, tuple(shapes or ()), seed, symbolic)
+
+
 def _only(values: Sequence[ir.Value], option: str, entry: str) -> str:
     if len(values) != 1:
         names = ", ".join(str(value.name) for value in values)
@@ -109,7 +121,7 @@ def _check_names(values: Sequence[ir.Value], given: Mapping[str, object], option
 def _resolved(
     values: Sequence[ir.Value], given: Mapping[str, tuple[int, ...]], symbolic: int
 ) -> dict[str, tuple[int, ...]]:
-    """A shape for each input; a symbolic extent that one of the given shapes fixes is so for all."""
+    """A shape for each input; where one given shape fixes a symbolic extent, it does for all."""
     extents: dict[str, int] = {}
     for value in values:
         shape = given.get(str(value.name))
@@ -153,14 +165,16 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
         raise InvalidInput(f"--inputs: expected an .npz archive, got {str(path)!r}")
     try:
         return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise InvalidInput(f"cannot read {str(path)!r}: {error}") from error
 
 
 def _array(path: Path) -> np.ndarray:
     loaded = _loaded(path)
     if not isinstance(loaded, np.ndarray):
-        raise InvalidInput(f"--input: expected an .npy file, got {str(path)!r}; --inputs reads .npz")
+        raise InvalidInput(
+            f"--input: expected an .npy file, got {str(path)!r}; --inputs reads .npz"
+        )
     return loaded
 
 
@@ -169,7 +183,7 @@ def _loaded(path: Path) -> object:
         found: object = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise InvalidInput(f"no such file: {str(path)!r}") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InvalidInput(f"cannot read {str(path)!r} as .npy or .npz: {error}") from error
     return found
 

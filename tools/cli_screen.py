@@ -1,5 +1,6 @@
 """What the command line shows and where: results on stdout, progress and errors on stderr."""
 
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -33,13 +34,13 @@ class Screen:
         """Print results: text as it stands, tables as wide as they need."""
         if self.quiet:
             return
-        console = Console(file=sys.stdout, highlight=False)
+        console = Console(file=sys.stdout, highlight=False, markup=False)
         for part in parts:
-            console.print(part, soft_wrap=isinstance(part, str), markup=False)
+            console.print(part, soft_wrap=isinstance(part, str))
 
-    def print_json(self, text: str) -> None:
-        """Print JSON as it stands, for other programs; asked for, so also when quiet."""
-        sys.stdout.write(text + "\n")
+    def print_json(self, plain: object) -> None:
+        """Print JSON for other programs; asked for, so also when quiet."""
+        sys.stdout.write(json.dumps(plain, indent=2) + "\n")
 
     def working(self) -> "Working":
         """A line on stderr that says what is being done, once it takes longer than `PATIENCE`."""

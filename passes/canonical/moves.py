@@ -13,7 +13,7 @@ from ...graph.ops import (
     Transpose,
     Unsqueeze,
 )
-from .rule import Match, Rule, scalar, substitute
+from .rule import Match, Rule, holds_only, substitute
 
 RESHAPES = (Reshape, Squeeze, Unsqueeze)
 
@@ -61,7 +61,7 @@ def _neutral(op: Elementwise) -> Match | None:
     neutral = 1.0 if op.fn in ("mul", "div") else 0.0
     if x.constant is not None or not x.is_float or x.shape != op.output.shape:
         return None
-    if x.dtype != op.output.dtype or scalar(other) != neutral:
+    if x.dtype != op.output.dtype or not holds_only(other, neutral):
         return None
     return _drop(op, x)
 

@@ -8,6 +8,9 @@ import numpy as np
 from ...graph import Graph, Op, Value
 from ...graph.ops import Elementwise
 
+SEARCHED = 1 << 22
+"""Elements of a constant that a rule may look through."""
+
 Match = Callable[[Graph], None]
 """The edit that a matched rule makes."""
 
@@ -38,6 +41,13 @@ def scalar(value: Value | None) -> float | None:
     if value is None or value.constant is None or int(np.prod(value.constant.shape)) != 1:
         return None
     return float(value.array().reshape(()))
+
+
+def holds_only(value: Value, number: float) -> bool:
+    """Whether a constant of moderate size is `number` throughout (a mask that masks nothing)."""
+    if value.constant is None or int(np.prod(value.constant.shape)) > SEARCHED:
+        return False
+    return bool(np.all(value.array() == number))
 
 
 def is_close(number: float | None, target: float) -> bool:

@@ -5,7 +5,6 @@ side keeps thread pools, spinning threads and peak memory apart.
 """
 
 import json
-import resource
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from ...backends.choices import SessionChoice
 from ...backends.measure import timed
 from ...backends.onnxruntime import Session
 from ...capture import quiet
+from .memory import peak_bytes
 from .models import Loaded, load
 
 Call = Callable[[], Any]
@@ -72,7 +72,7 @@ def main() -> None:
         print(json.dumps("ready"), flush=True)
         for line in sys.stdin:
             print(json.dumps(timed(call, int(line))), flush=True)
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024), flush=True)
+    print(json.dumps(peak_bytes()), flush=True)
 
 
 if __name__ == "__main__":

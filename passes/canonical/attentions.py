@@ -1,0 +1,167 @@
+"""Rules that find scaled dot-product attention spelled out, whichever exporter wrote it.
+
+softmax(s·q·kᵀ + mask)·v, with the scale on q, on kᵀ, on the scores or split between them, and with
+torch.onnx's guard, which turns the NaN of a row that is masked throughout into 0 as Attention does.
+"""
+
+from dataclasses import dataclass
+
+from ...graph import Graph, Op, Shape, Value
+from ...graph.ops import Attention, Elementwise, MatMul, Reshape, Softmax, Transpose
+from ...graph.shapes import reshape_groups
+from .moves import RESHAPES
+from .rule import Match, Rule, elementwise, scalar, substitute
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The operands of an attention."""
+
+    q: Value
+    k: Value
+    v: Value
+    mask: Value | None
+    scale: float
+
+
+def _attention(graph: Graph, op: Op) -> Match | None:
+    softmax = _softmax(graph, op.require(0), op)
+    if softmax is None:
+        return None
+    parts = _parts(graph, softmax, op.require(1))
+    return None if parts is None else lambda graph: _write(graph, op, parts)
+
+
+def _write(graph: Graph, op: Op, parts: Parts) -> None:
+    operands = [parts.q, parts.k, parts.v]
+    if parts.mask is not None:
+        operands.append(parts.mask)
+    attention = Attention(inputs=list(operands), scale=parts.scale, scope=op.scope)
+    graph.add(attention, (op.output.shape, op.output.dtype), before=op, name=op.name)
+    substitute(graph, op, attention.output)
+
+
+def _softmax(graph: Graph, value: Value, reader: Op) -> Softmax | None:
+    """The softmax that makes the probabilities, which nothing but `reader` may see."""
+    guarded = elementwise(value, "where")
+    if guarded is not None and graph.only_reader(value) is reader:
+        nan = elementwise(guarded.require(0), "isnan")
+        inner = guarded.require(2)
+        if nan is None or nan.require(0) is not inner or scalar(guarded.require(1)) != 0.0:
+            return None
+        seen = set(inner.readers) == {nan, guarded} and graph.only_reader(nan.output) is guarded
+        softmax = inner.producer if seen and not graph.is_output(inner) else None
+    else:
+        softmax = value.producer if graph.only_reader(value) is reader else None
+    if isinstance(softmax, Softmax) and softmax.axis == (softmax.output.rank or 0) - 1:
+        return softmax
+    return None
+
+
+def _parts(graph: Graph, softmax: Softmax, v: Value) -> Parts | None:
+    scores, mask = softmax.require(0), None
+    total = elementwise(scores, "add")
+    if total is not None:
+        for index in (0, 1):
+            if isinstance(_unscaled(total.require(index))[0].producer, MatMul):
+                scores, mask = total.require(index), total.require(1 - index)
+                break
+    scores, outer = _unscaled(scores)
+    product = scores.producer
+    if not isinstance(product, MatMul):
+        return None
+    q, left = _unscaled(product.require(0))
+    transposed, right = _unscaled(product.require(1))
+    k = _last_two_swapped(transposed)
+    if k is None or not _heads_agree(q, k, v) or not _mask_fits(mask, softmax.output):
+        return None
+    return Parts(q, k, v, mask, outer * left * right)
+
+
+def _unscaled(value: Value) -> tuple[Value, float]:
+    """`value` without the scalar factors on it, and their product."""
+    factor = 1.0
+    while isinstance(op := value.producer, Elementwise) and op.fn in ("mul", "div"):
+        number = scalar(op.require(1))
+        inner = op.require(0)
+        if number is None and op.fn == "mul":
+            number, inner = scalar(op.require(0)), op.require(1)
+        if number is None or number == 0.0 or inner.shape != value.shape:
+            break
+        factor = factor * number if op.fn == "mul" else factor / number
+        value = inner
+    return value, factor
+
+
+def _last_two_swapped(value: Value) -> Value | None:
+    op = value.producer
+    return op.require(0) if isinstance(op, Transpose) and op.perm == (0, 1, 3, 2) else None
+
+
+def _heads_agree(q: Value, k: Value, v: Value) -> bool:
+    if any(value.shape is None or len(value.shape) != 4 or not value.is_float for value in (q, k, v)):
+        return False
+    assert q.shape and k.shape and v.shape
+    return q.shape[:2] == k.shape[:2] == v.shape[:2] and k.shape[2] == v.shape[2]
+
+
+def _mask_fits(mask: Value | None, scores: Value) -> bool:
+    """Whether the mask broadcasts to the scores without widening them."""
+    if mask is None:
+        return True
+    if mask.shape is None or scores.shape is None or len(mask.shape) not in (2, 4):
+        return False
+    tail = scores.shape[-len(mask.shape) :]
+    return all(m in (1, s) for m, s in zip(mask.shape, tail, strict=True)) and mask.is_float
+
+
+def _transpose_between_reshapes(graph: Graph, op: Op) -> Match | None:
+    """merge axes → transpose → split them again: one transpose of the unmerged axes."""
+    transpose = op.require(0).producer
+    if not isinstance(transpose, Transpose):
+        return None
+    merge = transpose.require(0).producer
+    if not isinstance(merge, RESHAPES):
+        return None
+    x = merge.require(0)
+    if x.shape is None or merge.output.shape is None:
+        return None
+    perm = _composed(x.shape, merge.output.shape, transpose.perm, op.output.shape)
+    if perm is None:
+        return None
+
+    def apply(graph: Graph) -> None:
+        direct = Transpose(inputs=[x], perm=perm, scope=op.scope)
+        graph.add(direct, (op.output.shape, op.output.dtype), before=op, name=op.name)
+        substitute(graph, op, direct.output)
+
+    return apply
+
+
+def _composed(
+    before: Shape, merged: Shape, perm: tuple[int, ...], after: Shape | None
+) -> tuple[int, ...] | None:
+    """The permutation of `before` that merging, permuting and splitting amounts to, if it is one."""
+    origin: dict[int, tuple[int, ...]] = {}
+    units = []
+    for group in reshape_groups(before, merged):
+        if len(group.after) == 1:
+            origin[group.after[0]] = group.before
+        elif group.after:
+            return None
+        else:
+            units += group.before  # an axis of extent 1 may stand anywhere
+    moved = [axis for middle in perm for axis in origin[middle]]
+    found = []
+    for extent in after or ():
+        source = units if extent == 1 and units else moved
+        if not source or before[source[0]] != extent:
+            return None
+        found.append(source.pop(0))
+    return tuple(found) if not units and not moved else None
+
+
+RULES = (
+    Rule("transpose-between-reshapes", (Reshape,), _transpose_between_reshapes),
+    Rule("find-attention", (MatMul,), _attention),
+)

@@ -1,0 +1,157 @@
+"""`passel optimize`: read, run the passes, verify, write, and say what became of the model.
+
+Like `compiler.export_onnx`, but the model before and after stay at hand, so that a dry run does all
+but the writing and the table counts both without reading a file twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..backends.ort_forms import fused
+from ..capture import OPSET, Captured, capture
+from ..errors import InvalidInput
+from ..graph.onnx_io import check_writable, raise_opset, read, write
+from ..passes.report import Report
+from ..pipeline import Job, runner, stage
+from ..verify import failure, first_violation
+from .cli_facts import Facts, facts, weights, written_bytes
+from .cli_inputs import GivenInputs
+from .cli_optimize_text import details, dry_run_lines, summary
+from .cli_screen import Screen, Working
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to do, as the options said it; `compiler.export_onnx` explains the common ones."""
+
+    model: Path
+    inputs: GivenInputs
+    output: Path | None
+    passes: Sequence[str] = ("default",)
+    exclude: Sequence[str] = ()
+    opset: int | None = None
+    verify: bool = True
+    rtol: float | None = None
+    atol: float | None = None
+    portable: bool = True
+    external_data: bool | None = None
+    report: Path | None = None
+    dry_run: bool = False
+    verbose: bool = False
+
+
+@dataclass
+class Outcome:
+    """Both models, counted, and what was done."""
+
+    before: Facts
+    after: Facts
+    report: Report
+
+
+def carry_out(order: Order, screen: Screen) -> None:
+    """Carry out an order and print the summary.
+
+    Raises:
+        PasselError: as `compiler.export_onnx`.
+    """
+    _check_paths(order)
+    with screen.working() as working:
+        outcome = _outcome(order, working)
+    screen.print(*summary(outcome.before, outcome.after, outcome.report))
+    if order.verbose:
+        screen.print(*details(outcome.report))
+    if order.report is not None:
+        outcome.report.to_json(order.report)
+    if order.dry_run:
+        screen.print(*dry_run_lines(outcome.before, outcome.after))
+    else:
+        screen.print(f"wrote {order.output}")
+
+
+def _check_paths(order: Order) -> None:
+    """Refuse paths that cannot be written before any work is done."""
+    if order.output is None and not order.dry_run:
+        raise InvalidInput(
+            f"expected where to write: `passel {order.model} out.onnx`, or --dry-run to look only"
+        )
+    for path in (order.output, order.report):
+        if path is not None:
+            check_writable(path)
+    if order.report is not None and order.report in (order.output, order.model):
+        raise InvalidInput(f"--report: expected a file of its own, got {str(order.report)!r}")
+
+
+def _outcome(order: Order, working: Working) -> Outcome:
+    job = Job.of(order.passes, order.exclude, working.on_pass, order.rtol, order.atol)
+    report = job.report
+    report.model = str(order.model)
+    working.say(f"reading {order.model}")
+    with stage(report, "read"):
+        model = read(order.model)
+        before = facts(model, order.model)
+        captured = capture(model, order.inputs.of(model))
+    with stage(report, "opset"):
+        original = _at_opset(model, order.opset, report)
+    with stage(report, "passes"):
+        lowered = job.run(original)
+        lowered = lowered if order.portable else fused(lowered)
+    if order.verify:
+        working.say("comparing the result with the original")
+        with stage(report, "verify"), order.inputs.explained():
+            verify(job, captured, original, lowered)
+    after = facts(lowered)
+    if order.dry_run or order.output is None:
+        return Outcome(before, replace(after, file_bytes=written_bytes(lowered)), report)
+    working.say(f"writing {order.output}")
+    with stage(report, "write"):
+        write(lowered, order.output, external=_external(order, model))
+    return Outcome(before, replace(after, file_bytes=_on_disk(order.output, after)), report)
+
+
+def _at_opset(model: ir.Model, asked: int | None, report: Report) -> ir.Model:
+    """The model at the opset asked for, or else the best one that the conversion reaches."""
+    current = model.opset_imports.get("", OPSET)
+    if asked is not None and asked < current:
+        raise InvalidInput(f"--opset: expected at least {current}, the file's own, got {asked}")
+    raised, reason = raise_opset(model, asked or OPSET)
+    if reason and asked is not None:
+        raise InvalidInput(f"--opset: {reason}")
+    if reason:
+        report.notes.append(reason)
+    return raised
+
+
+def verify(job: Job, captured: Captured, original: ir.Model, lowered: ir.Model) -> None:
+    """Compare the result with the file as it was read, before its opset was raised.
+
+    Raises:
+        VerificationError: they disagree; it names the pass, or the conversion of the opset.
+    """
+    model = captured.program
+    batches = job.batches(captured, model, captured.inputs or [])
+    check = job.checker(original, batches)
+    errors = check(runner(lowered))
+    if original is not model and first_violation(errors) is not None:
+        converted = first_violation(check(runner(original)))
+        if converted is not None:
+            raise failure(converted, f"conversion to opset {original.opset_imports['']}")
+    job.accept(original, errors, batches, "by program")
+
+
+def _external(order: Order, model: ir.Model) -> bool | None:
+    """Where the weights go; a file replaced by its own result keeps them where they were."""
+    if order.external_data is not None or order.output is None:
+        return order.external_data
+    in_place = order.output.exists() and order.output.samefile(order.model)
+    outside = any(isinstance(tensor, ir.ExternalTensor) for _, tensor in weights(model))
+    return True if in_place and outside else None
+
+
+def _on_disk(path: Path, counted: Facts) -> int:
+    """Bytes of the file, and of its data file if it is too small to hold the weights itself."""
+    own = path.stat().st_size
+    return own if own >= counted.bytes else own + path.with_name(f"{path.name}.data").stat().st_size
