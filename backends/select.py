@@ -20,6 +20,7 @@ from .choices import Choice, SessionChoice
 from .measure import interleaved, medians
 from .onnxruntime import Session
 from .ort_forms import fused
+from .packed_heads import packed_heads
 
 MEASURE_SECONDS = 0.4
 """Time given to each candidate."""
@@ -150,7 +151,8 @@ def build(form: str, lowered: ir.Model) -> ir.Model:
     run_passes(graph, resolve(specs))
     model = graph.binding.lower(graph)
     assert isinstance(model, ir.Model)
-    return fused(model) if "skip norms" in form else model
+    packed = packed_heads(model)
+    return fused(packed) if "skip norms" in form else packed
 
 
 def operators(model: ir.Model) -> list[tuple[str, str]]:

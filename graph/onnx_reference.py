@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv_transpose import ConvTranspose as OneGroup
 from scipy.special import erf
 
 from .onnx_node import MICROSOFT
@@ -89,6 +90,22 @@ class GatherElements(OpRun):
 
 
 StandardGelu.__name__ = "Gelu"
+class ConvTranspose(OneGroup):
+    """The reference's own fails on several groups: run it a group at a time."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, **attributes: Any
+    ) -> tuple[np.ndarray]:
+        count = attributes.get("group") or 1
+        parts = zip(np.split(x, count, axis=1), np.split(weight, count), strict=True)
+        one = {**attributes, "group": 1}
+        groups = [super(ConvTranspose, self)._run(a, w, None, **one)[0] for a, w in parts]
+        result = np.concatenate(groups, axis=1)
+        return (result if bias is None else result + bias.reshape(-1, *[1] * (x.ndim - 2)),)
+
+
 ORTSimplifiedLayerNormalization.__name__ = "SimplifiedLayerNormalization"
 EXTRA: list[type[OpRun]] = [
     SimplifiedLayerNormalization,
@@ -98,6 +115,7 @@ EXTRA: list[type[OpRun]] = [
     FastGelu,
     QuickGelu,
     GatherElements,
+    ConvTranspose,
 ]
 """Operators that exported models are full of and that the reference lacks or gets wrong."""
 

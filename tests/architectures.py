@@ -33,7 +33,8 @@ class Architecture:
         rms, left: RMSNorms and LayerNorms after.
         reasons: why recenter leaves streams alone, each with the number of streams.
         uncompressed: the same for compress, run afterwards.
-        tolerance: bound on the relative error of a model in float64.
+        single: what the model, or torch.onnx, computes in float32 even when the model is float64;
+            passes may round such a part anew.
         note: what is particular, for the table.
     """
 
@@ -43,7 +44,7 @@ class Architecture:
     left: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     uncompressed: dict[str, int] = field(default_factory=dict)
-    tolerance: float = 1e-9
+    single: str = ""
     note: str = ""
 
 
@@ -197,6 +198,8 @@ def decoder(
     return lambda: (randomised(Decoder(plain, scaled, embedding_norm, last)), (ids(),))
 
 
+ROTARY = "rotary tables"
+GELU = "torch.onnx's constants of tanh GELU"
 CLIP = {"intermediate_size": 32, "projection_dim": 16, **SMALL}
 NEOX = {"intermediate_size": 32, "rotary_pct": 0.5, "max_position_embeddings": 16, **TEXT, **SMALL}
 FALCON = {"max_position_embeddings": 16, "bias": True, **TEXT, **SMALL}
@@ -205,8 +208,8 @@ OPT = {"ffn_dim": 32, "max_position_embeddings": 16, **TEXT, **SMALL}
 # A norm of the embeddings alone: it is the only norm of its stream, and since what reads it is a
 # residual stream, its shift can go into no Linear. An RMSNorm and an add would replace one norm.
 EMBEDDING_NORM = "it would add as many ops as it saves"
-# Post-norm: the norm's result is the residual stream, and Linears read it. It carries γ and β, so it
-# is not zero-mean, and what reads it sees its mean.
+# Post-norm: the norm's result is the residual stream, and Linears read it. It carries γ and β, so
+# it is not zero-mean, and what reads it sees its mean.
 POST_NORM = "an op reads the stream itself, not a norm of it"
 # What leaves the model is the stream itself, mean included.
 EXPOSED = "the stream is a graph output"
@@ -290,6 +293,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         layers=5,
         rms=5,
+        single=GELU,
         note="tied head",
     ),
     "opt": Architecture(
@@ -314,14 +318,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         layers=3,
         rms=3,
-        tolerance=1e-6,
-        note="its own casts to float32",
+        single="queries and keys",
     ),
     "gpt-neox": Architecture(
-        text("GPTNeoXForCausalLM", **NEOX), layers=5, rms=5, note="parallel residual"
+        text("GPTNeoXForCausalLM", **NEOX),
+        layers=5,
+        rms=5,
+        single=ROTARY,
+        note="parallel residual",
     ),
     "gpt-neox-sequential": Architecture(
-        text("GPTNeoXForCausalLM", use_parallel_residual=False, **NEOX), layers=5, rms=5
+        text("GPTNeoXForCausalLM", use_parallel_residual=False, **NEOX),
+        layers=5,
+        rms=5,
+        single=ROTARY,
     ),
     "bloom": Architecture(
         text("BloomForCausalLM", n_layer=2, n_head=2, hidden_size=24, **TEXT),
@@ -334,6 +344,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         text("PhiForCausalLM", intermediate_size=32, max_position_embeddings=16, **TEXT, **SMALL),
         layers=3,
         rms=3,
+        single=ROTARY,
     ),
     "whisper-encoder": Architecture(
         whisper_encoder, layers=5, rms=5, note="gelu(conv) is recentred by an op"
@@ -344,11 +355,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         layers=5,
         rms=5,
     ),
-    "falcon": Architecture(text("FalconForCausalLM", **FALCON), layers=3, rms=3),
+    "falcon": Architecture(text("FalconForCausalLM", **FALCON), layers=3, rms=3, single=ROTARY),
     "falcon-new": Architecture(
         text("FalconForCausalLM", new_decoder_architecture=True, num_kv_heads=1, **FALCON),
         layers=5,
         rms=5,
+        single=ROTARY,
     ),
     "falcon-alibi": Architecture(
         text("FalconForCausalLM", alibi=True, parallel_attn=False, **FALCON), layers=5, rms=5
@@ -373,8 +385,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         layers=0,
         rms=5,
         uncompressed={UNCENTRED: 1},
-        tolerance=1e-6,
-        note="no LayerNorm; its own casts to float32",
+        single="norms and rotary tables",
+        note="no LayerNorm",
     ),
     "passel-vit": Architecture(vit(), layers=5, rms=5),
     "passel-vit-mean": Architecture(vit(pool="mean"), layers=5, rms=5),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from passel.capture import export_program, to_onnx
 from passel.graph import Graph, Op, fx
 from passel.graph import onnx as onnx_view
+from passel.graph.fx_tensor import to_numpy
 from passel.graph.text import to_text
 from passel.models import randomize
 from passel.passes.base import Pass
@@ -144,7 +145,7 @@ class View:
         program = export_program(
             module.eval(), (tuple(inputs), {}), dynamic_shapes, type(module).__name__
         )
-        arrays = [tensor.numpy() for tensor in inputs]
+        arrays = [to_numpy(tensor) for tensor in inputs]
         if self.name == "fx":
             graph = fx.lift(program)
         else:
@@ -187,6 +188,12 @@ def apply(graph: Graph, run: Callable[[], Arrays], *passes: Pass[Any]) -> Outcom
 @pytest.fixture(params=["fx", "onnx"])
 def view(request: pytest.FixtureRequest) -> View:
     """Both views of a torch module; a test that takes it runs twice."""
+    return View(request.param)
+
+
+@pytest.fixture(params=["fx", pytest.param("onnx", marks=pytest.mark.slow)])
+def either_view(request: pytest.FixtureRequest) -> View:
+    """Both views, for what hardly depends on them: the ONNX one among the slow tests only."""
     return View(request.param)
 
 

@@ -71,7 +71,7 @@ def double(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[nn.Module, tuple
 
 
 def fingerprint(graph: Graph) -> list[tuple[Any, ...]]:
-    """Everything that a pass could change: ops, attributes, operands, and the bytes of constants."""
+    """Everything that a pass could change: ops, attributes, operands, bytes of constants."""
     lines: list[tuple[Any, ...]] = []
     for op in graph.ops:
         hidden = ("inputs", "outputs", "prev", "next", "source", "lifted_inputs")

@@ -4,24 +4,41 @@ float64 says whether the algebra is right; float32 whether it is also safe to us
 LayerNorm stays for a reason that is written here and asserted.
 """
 
-from collections.abc import Iterator
+import functools
 from functools import cached_property
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from passel.capture import export_program, to_onnx
 from passel.graph import Graph, fx, onnx
 from passel.graph.ops import Linear
+from passel.passes.driver import run_passes
+from passel.passes.registry import DEFAULT
 from passel.passes.report import PassReport
 from passel.passes.streams import Stream, find_streams
-from tests.architectures import ARCHITECTURES, Architecture
-from tests.residual import VIEWS, apply, double, error, expected, norms, outputs
+from passel.passes.weights import operand_width
+from tests.architectures import ARCHITECTURES
+from tests.residual import VIEWS, apply, double, error, norms, outputs
 
 WIDTH = 24
 FORMS = {"isometric": "rms", "paper": "crms"}
+AMPLIFYING = ("norms and rotary tables", "queries and keys")
+"""Activations rounded to float32: they turn the last bit of a float64 into one of a float32."""
 NEWEST = ("vit", "gpt2", "gpt-j", "bloom", "whisper", "llama", "passel-gpt-tied")
+
+
+@functools.lru_cache(maxsize=1)
+def captured(name: str, wide: bool) -> tuple[ExportedProgram, tuple[Tensor, ...]]:
+    """The program, which both views of a case start from, and its inputs."""
+    torch.manual_seed(0)
+    model, inputs = ARCHITECTURES[name].build()
+    if wide:
+        model, inputs = double(model, inputs)
+    return export_program(model, (inputs, {}), None, name), inputs
 
 
 class Case:
@@ -29,12 +46,8 @@ class Case:
 
     def __init__(self, name: str, view: str, opset: int = 20, wide: bool = True) -> None:
         self.name, self.view = name, view
-        self.architecture: Architecture = ARCHITECTURES[name]
-        torch.manual_seed(0)
-        model, inputs = self.architecture.build()
-        model, self.inputs = double(model, inputs) if wide else (model, inputs)
-        self.torch = expected(model, self.inputs)
-        program = export_program(model, (self.inputs, {}), None, name)
+        self.architecture = ARCHITECTURES[name]
+        program, self.inputs = captured(name, wide)
         self.program = program if view == "fx" else to_onnx(program, opset)
         self.original = outputs(self.lift(), self.inputs)
 
@@ -46,18 +59,30 @@ class Case:
         graph = self.lift()
         return graph, apply(graph, "default")
 
+    @cached_property
+    def prepared(self) -> list[np.ndarray]:
+        """Outputs as the default pipeline leaves them just before recenter."""
+        names = [one.name for one in DEFAULT]
+        graph = self.lift()
+        run_passes(graph, DEFAULT[: names.index("recenter")])
+        return outputs(graph, self.inputs)
+
     @property
     def recentred(self) -> PassReport:
         return next(report for report in self.optimized[1] if report.name == "recenter")
 
-    def error(self, graph: Graph) -> float:
-        """Against the program given, or against torch where that is closer.
+    def check(self, graph: Graph) -> float:
+        """Compare with the original; and more closely with what recenter was given.
 
-        torch.onnx writes the constants of a tanh GELU in float32; `canonicalize` replaces them by
-        the exact ones, so the result leaves the program given and approaches the module.
+        Returns:
+            The error against the original.
         """
         got = outputs(graph, self.inputs)
-        return min(error(got, self.original), error(got, self.torch))
+        single = self.architecture.single
+        assert error(got, self.prepared) <= (1e-6 if single in AMPLIFYING else 1e-9)
+        found = error(got, self.original)
+        assert found <= (1e-6 if single else 1e-9)
+        return found
 
 
 @pytest.fixture(
@@ -65,20 +90,20 @@ class Case:
     params=[(name, view) for name in ARCHITECTURES for view in VIEWS],
     ids=lambda pair: "-".join(pair),
 )
-def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    yield Case(*request.param)
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(*request.param)
 
 
 def test_default_pipeline(case: Case, record_property) -> None:
     before = case.lift()
     apply(before, "canonicalize")
     graph, _ = case.optimized
-    got, found = case.error(graph), norms(graph)
+    got, found = case.check(graph), norms(graph)
     row = [norms(before).get("layer", 0), found.get("layer", 0), found.get("rms", 0)]
-    note = case.architecture.note or "; ".join(case.architecture.reasons)
+    single = f"float32: {case.architecture.single}" if case.architecture.single else ""
+    note = "; ".join(filter(None, [*case.architecture.reasons, case.architecture.note, single]))
     record_property("architecture", [case.name, case.view, *row, got, note])
     assert row == [case.architecture.layers, case.architecture.left, case.architecture.rms]
-    assert got <= case.architecture.tolerance
     assert case.recentred.reasons == case.architecture.reasons
     assert (not case.recentred.applied) == (case.architecture.left == case.architecture.layers)
 
@@ -89,7 +114,7 @@ def test_compress(case: Case, form: str) -> None:
     apply(graph, "default")
     (report,) = apply(graph, f"compress(form={form!r})")
     assert len(report.applied) == len(case.recentred.applied)
-    assert case.error(graph) <= case.architecture.tolerance
+    case.check(graph)
     compressed = [s for s in find_streams(graph, (FORMS[form],)) if s.name in report.applied]
     assert len(compressed) == len(report.applied)
     for stream in compressed:
@@ -109,6 +134,9 @@ def assert_narrow(stream: Stream) -> None:
     for norm in stream.readers:
         assert norm.output.shape is not None
         assert norm.output.shape[-1] == WIDTH - 1
+        for reader in norm.output.readers:
+            if isinstance(reader, Linear):
+                assert operand_width(reader) == WIDTH - 1
 
 
 def test_a_broken_rewrite_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +152,7 @@ def test_a_broken_rewrite_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(basis, "_edit_op", forgetful)
     case = Case("vit", "fx")
-    assert case.error(case.optimized[0]) > 1e-3
+    assert error(outputs(case.optimized[0], case.inputs), case.original) > 1e-3
 
 
 @pytest.mark.slow
@@ -132,11 +160,11 @@ def test_a_broken_rewrite_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_single_precision(name: str, view: str) -> None:
     case = Case(name, view, wide=False)
-    assert case.error(case.optimized[0]) <= 1e-4
+    assert error(outputs(case.optimized[0], case.inputs), case.original) <= 1e-4
     for form in FORMS:
         graph = case.lift()
         apply(graph, "default", f"compress(form={form!r})")
-        assert case.error(graph) <= 1e-4
+        assert error(outputs(graph, case.inputs), case.original) <= 1e-4
 
 
 @pytest.mark.slow
@@ -144,7 +172,7 @@ def test_single_precision(name: str, view: str) -> None:
 def test_newest_opset(name: str) -> None:
     case = Case(name, "onnx", opset=23)
     graph, _ = case.optimized
-    assert case.error(graph) <= case.architecture.tolerance
+    case.check(graph)
     assert norms(graph).get("rms", 0) == case.architecture.rms
 
 

@@ -53,17 +53,26 @@ def main(argv: list[str] | None = None) -> int:
         return OK
     try:
         with quiet_libraries(debug):
-            status = app(given, prog_name="passel", standalone_mode=False)
+            status = app(given, prog_name="passel", standalone_mode=False) or OK
             sys.stdout.flush()
-        return status or OK
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:
         # Else Python's own flush at the exit fails once more, aloud.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        status = BROKEN_PIPE
+    except SystemExit as leaving:  # rich leaves so when nobody reads its output
+        broken = isinstance(leaving.__context__, BrokenPipeError)
+        status = BROKEN_PIPE if broken else _status(leaving)
     except Exception as error:
-        return failed(error, debug)
+        status = failed(error, debug)
+    if status == INTERRUPTED:
+        print("passel: interrupted", file=sys.stderr)
+    return status
+
+
+def _status(leaving: SystemExit) -> int:
+    return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
 
 
 def failed(error: Exception, debug: bool) -> int:
@@ -73,10 +82,11 @@ def failed(error: Exception, debug: bool) -> int:
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "passel"
-        print(f"passel: {error.format_message()}\nTry `{path} --help`.", file=sys.stderr)
+        if message := error.format_message():  # none where no argument at all asked for help
+            print(f"passel: {message}\nTry `{path} --help`.", file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, VerificationError):
-        print(f"passel: {error}", file=sys.stderr)
+        print(f"passel: {_in_options(str(error))}", file=sys.stderr)
         return DISAGREES
     if isinstance(error, PasselError | OSError):
         print(f"passel: {error}", file=sys.stderr)
@@ -84,6 +94,13 @@ def failed(error: Exception, debug: bool) -> int:
     hint = "" if debug else " (--debug shows where)"
     print(f"passel: bug: {type(error).__name__}: {error}{hint}", file=sys.stderr)
     return BUG
+
+
+def _in_options(message: str) -> str:
+    """Advice that names arguments of the Python functions, in terms of the command line."""
+    for argument in ("exclude", "passes", "rtol", "atol"):
+        message = message.replace(f"{argument}=", f"--{argument}")
+    return message
 
 
 if __name__ == "__main__":

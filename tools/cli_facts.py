@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-PER_TENSOR = 24
+PER_TENSOR = 12
 """Protobuf bytes of an initializer besides its name and its data, about."""
 
 

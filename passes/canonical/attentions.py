@@ -10,7 +10,7 @@ from ...graph import Graph, Op, Shape, Value
 from ...graph.ops import Attention, Elementwise, MatMul, Reshape, Softmax, Transpose
 from ...graph.shapes import reshape_groups
 from .moves import RESHAPES
-from .rule import Match, Rule, elementwise, scalar, substitute
+from .rule import Match, Rule, elementwise, holds_only, scalar, substitute
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,21 @@ def _composed(
     return tuple(found) if not units and not moved else None
 
 
+def _drop_mask(graph: Graph, op: Op) -> Match | None:
+    """A constant mask that lets everything through (exporters write one for "no mask")."""
+    mask = op.operand(3)
+    if mask is None or mask.dtype is None or not holds_only(mask, 0.0 if mask.is_float else 1.0):
+        return None
+
+    def apply(graph: Graph) -> None:
+        graph.set_input(op, 3, None)
+        graph.update(op)
+
+    return apply
+
+
 RULES = (
+    Rule("drop-mask", (Attention,), _drop_mask),
     Rule("transpose-between-reshapes", (Reshape,), _transpose_between_reshapes),
     Rule("find-attention", (MatMul,), _attention),
 )

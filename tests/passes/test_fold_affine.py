@@ -143,7 +143,7 @@ def test_softmax_scale_goes_into_a_fused_projection(view, place, cut):
             scores = scores / (d // 2) ** 0.5 if place == "scores" else scores
             return scores.softmax(-1) @ v
 
-    outcome = view.apply(Attention(), TOKENS, *FOLD)
+    outcome = view.apply(Attention(), TOKENS, FoldConstants(), FoldAffine())
     assert outcome.count("mul", "div", "Affine") == 0
     assert outcome.count("Softmax") == 1
 
