@@ -1,8 +1,9 @@
 """The grammar of a graph, checked after every pass: a pass that breaks it is caught by name."""
 
 from ..errors import InvalidGraph
-from .graph import Graph, Op, Value
+from .graph import Graph
 from .ops import Conv, Linear, Norm, Transpose
+from .value import Op, Value
 
 
 def check(graph: Graph, after: str) -> None:
@@ -19,7 +20,7 @@ def check(graph: Graph, after: str) -> None:
             if (op, index) not in value.uses:
                 raise _invalid(after, op, f"expected {value.name!r} to list the op as a reader")
             if value.producer is not None and value not in defined:
-                raise _invalid(after, op, f"expected {value.name!r} to be computed before it is read")
+                raise _invalid(after, op, f"expected {value.name!r} to be computed first")
         if not op.outputs and not op.effectful:
             raise _invalid(after, op, "expected at least one result, got none")
         defined.update(op.outputs)

@@ -21,8 +21,9 @@ from .fx_call import Call, Operand, attribute_of, bind, is_taken_apart
 from .fx_rules import RULES
 from .fx_signature import stored, written_targets
 from .fx_tensor import constant_of, dtype_of, shape_of
-from .graph import Constant, Graph, Op, Value
+from .graph import Graph
 from .ops import Opaque
+from .value import Constant, Op, Value
 
 
 @dataclass

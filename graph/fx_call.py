@@ -9,8 +9,9 @@ import torch
 from torch import fx
 
 from .fx_tensor import dtype_of, shape_of
-from .graph import Graph, Op, Shape, Value
+from .graph import Graph
 from .shapes import normal_axis
+from .value import Op, Shape, Value
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 from .fx_call import attribute_of
 from .fx_tensor import signature_of
-from .graph import Op, Value
+from .value import Op, Value
 
 if TYPE_CHECKING:
     from .fx_lower import Lowering

@@ -11,7 +11,6 @@ import torch
 
 from ..errors import InvalidGraph
 from .fx_emit_shape import SHAPE_RULES
-from .graph import Op, Value
 from .ops import (
     Affine,
     Attention,
@@ -24,6 +23,7 @@ from .ops import (
     Reduce,
     Softmax,
 )
+from .value import Op, Value
 
 aten = torch.ops.aten
 OpT = TypeVar("OpT", bound=Op)

@@ -8,7 +8,6 @@ import torch
 
 from ..errors import InvalidGraph
 from .fx_tensor import torch_dtype
-from .graph import Op
 from .ops import (
     Cast,
     Concat,
@@ -25,6 +24,7 @@ from .ops import (
     Unbind,
     Unsqueeze,
 )
+from .value import Op
 
 if TYPE_CHECKING:
     from .fx_emit import Emitter

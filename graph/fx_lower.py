@@ -22,7 +22,8 @@ from .fx_copy import copied_arguments, same_inputs
 from .fx_emit import emit
 from .fx_signature import Placeholders, output_list, replaced_call_graph
 from .fx_tensor import torch_dtype
-from .graph import Graph, Op, Value
+from .graph import Graph
+from .value import Op, Value
 
 aten = torch.ops.aten
 # Passes may change the strides of what a view reads; a reshape gives the same elements regardless.

@@ -11,8 +11,8 @@ import torch
 from .fx_call import Call, Operand, Rule, ints
 from .fx_rules_pointwise import POINTWISE
 from .fx_rules_shape import MOVEMENT
-from .graph import Op
 from .ops import Attention, BatchNorm, Conv, Linear, MatMul, Norm, Reduce, Softmax
+from .value import Op
 
 
 def _linear(call: Call) -> Op | None:

@@ -7,8 +7,8 @@ import torch
 
 from .fx_call import Call, Operand, Rule
 from .fx_tensor import dtype_of, numpy_dtype
-from .graph import Op
 from .ops import Elementwise
+from .value import Op
 
 _UNARY = "neg sqrt rsqrt reciprocal exp log erf tanh sigmoid relu silu abs sin cos isnan".split()
 _BINARY = "add sub mul div".split()

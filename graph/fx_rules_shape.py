@@ -6,7 +6,6 @@ import numpy as np
 
 from .fx_call import Call, Operand, Rule, ints
 from .fx_tensor import numpy_dtype
-from .graph import Op
 from .ops import (
     Cast,
     Concat,
@@ -23,6 +22,7 @@ from .ops import (
     Unbind,
     Unsqueeze,
 )
+from .value import Op
 
 _END = np.iinfo(np.int64).max
 

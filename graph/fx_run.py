@@ -14,7 +14,7 @@ from .fx_copy import is_body
 from .fx_emit import emit
 from .fx_signature import stored
 from .fx_tensor import to_numpy, to_torch
-from .graph import Op
+from .value import Op
 
 
 def evaluate(

@@ -18,7 +18,8 @@ from torch.export.graph_signature import (
 )
 
 from .fx_tensor import to_torch
-from .graph import Graph, Value
+from .graph import Graph
+from .value import Value
 
 if TYPE_CHECKING:
     from .fx_lower import Lowering

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from .graph import Constant, Shape
+from .value import Constant, Shape
 
 # numpy has no such types of its own; torch hands them out only as integers of the same width.
 _EXTENSIONS: dict[torch.dtype, tuple[np.dtype, torch.dtype]] = {

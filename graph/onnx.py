@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 
 from ..errors import InvalidModel
 from . import onnx_rules, onnx_rules_shape
-from .graph import Graph, Op, Shape, Value
+from .graph import Graph
 from .onnx_copy import captures, values_of
 from .onnx_evaluate import evaluate
 from .onnx_lower import Declared, lower
@@ -23,6 +23,7 @@ from .onnx_reference import run
 from .onnx_tensor import constant_of
 from .ops import Elementwise, Norm, Opaque
 from .shapes import broadcast
+from .value import Op, Shape, Value
 
 _ = onnx_rules, onnx_rules_shape  # importing them fills the table
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Value
 from .onnx_node import normal_axes
+from .value import Value
 
 Operand = ir.Value | None
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from .graph import Op
+from .value import Op
 
 
 def is_copyable(op: Op) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from scipy.special import erf, expit
 
-from .graph import Op, is_float
 from .ops import (
     Cast,
     Concat,
@@ -27,6 +26,7 @@ from .ops import (
     Unbind,
     Unsqueeze,
 )
+from .value import Op, is_float
 
 Arrays = Sequence[np.ndarray | None]
 

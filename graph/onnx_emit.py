@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Op
 from .onnx_build import Builder, Operand, dtype_of
 from .onnx_rules import POINTWISE
 from .ops import Affine, BatchNorm, Conv, Elementwise, Linear, MatMul, Reduce, Softmax
+from .value import Op
 
 OpT = TypeVar("OpT", bound=Op)
 Results = ir.Value | Sequence[ir.Value]

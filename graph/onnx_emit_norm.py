@@ -5,10 +5,10 @@ from math import sqrt
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Value
 from .onnx_build import Builder, Operand, dtype_of
 from .onnx_emit import Results, accurate, emits, needed
 from .ops import Attention, Norm
+from .value import Value
 
 
 @emits(Norm)

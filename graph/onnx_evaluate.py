@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Op, Value, is_float
 from .onnx_build import Builder
 from .onnx_copy import copy_node, is_copyable
 from .onnx_direct import compute
 from .onnx_emit import emit
 from .onnx_reference import execute
+from .value import Op, Value, is_float
 
 Arrays = Sequence[np.ndarray | None]
 

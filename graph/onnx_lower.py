@@ -9,12 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from . import onnx_emit_norm, onnx_emit_shape
-from .graph import Constant, Graph, Op, Value
+from .graph import Graph
 from .onnx_build import Builder
 from .onnx_copy import copy_node, is_copyable, values_of
 from .onnx_emit import emit
 from .onnx_tensor import tensor_of
 from .ops import Opaque
+from .value import Constant, Op, Value
 
 _ = onnx_emit_norm, onnx_emit_shape  # importing them fills the table
 

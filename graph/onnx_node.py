@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Op, Value
 from .shapes import normal_axis
+from .value import Op, Value
 
 MICROSOFT = "com.microsoft"
 

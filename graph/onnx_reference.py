@@ -90,6 +90,8 @@ class GatherElements(OpRun):
 
 
 StandardGelu.__name__ = "Gelu"
+
+
 class ConvTranspose(OneGroup):
     """The reference's own fails on several groups: run it a group at a time."""
 

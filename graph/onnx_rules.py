@@ -4,7 +4,6 @@ ONNX lists operands in the vocabulary's order everywhere, so a rule gives the at
 Movement is in onnx_rules_shape.py.
 """
 
-from .graph import Op, Shape
 from .onnx_node import MICROSOFT, NodeView, normal_axes, rule
 from .ops import (
     Attention,
@@ -18,6 +17,7 @@ from .ops import (
     Reduce,
     Softmax,
 )
+from .value import Op, Shape
 
 POINTWISE = {
     "Add": "add",

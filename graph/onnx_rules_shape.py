@@ -4,7 +4,6 @@ from math import prod
 
 import onnx_ir as ir
 
-from .graph import Dim, Op, Shape
 from .onnx_node import NodeView, normal_axes, rule
 from .ops import (
     Cast,
@@ -20,6 +19,7 @@ from .ops import (
     Transpose,
     Unsqueeze,
 )
+from .value import Dim, Op, Shape
 
 
 @rule("Identity")

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from .graph import Constant
+from .value import Constant
 
 LAZY_BYTES = 1 << 20
 """Payloads above this are made only when the model is written or loaded."""

@@ -8,9 +8,52 @@ Axes are non-negative and count from the front. A node outside the vocabulary is
 
 from dataclasses import dataclass
 
-import numpy as np
+from .movement_ops import (
+    MOVEMENT,
+    Cast,
+    Concat,
+    Expand,
+    Gather,
+    Identity,
+    Ref,
+    Reshape,
+    Slice,
+    Split,
+    Squeeze,
+    Transpose,
+    Unbind,
+    Unsqueeze,
+)
+from .value import Op, Value
 
-from .graph import Op, Value
+__all__ = [
+    "MOVEMENT",
+    "Affine",
+    "Attention",
+    "BatchNorm",
+    "Cast",
+    "Concat",
+    "Conv",
+    "Elementwise",
+    "Expand",
+    "Gather",
+    "Identity",
+    "Linear",
+    "MatMul",
+    "Norm",
+    "Opaque",
+    "Reduce",
+    "Ref",
+    "Reshape",
+    "ShapeOf",
+    "Slice",
+    "Softmax",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unbind",
+    "Unsqueeze",
+]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -34,15 +77,8 @@ class Opaque(Op):
         return self.impure
 
 
-@dataclass(eq=False, kw_only=True)
-class Linear(Op):
-    """y = x·Wᵀ + b over the last axis of x. Inputs: x [..., I], weight, [bias [O]].
-
-    Attributes:
-        layout: "oi" when the weight is stored [O, I] (torch), "io" when [I, O] (ONNX MatMul).
-    """
-
-    layout: str = "oi"
+class Weighted(Op):
+    """An op with a weight. Inputs: x, weight, [bias]."""
 
     @property
     def x(self) -> Value:
@@ -57,8 +93,35 @@ class Linear(Op):
         return self.operand(2)
 
 
+class Scaled(Op):
+    """An op with a gain. Inputs: x, [scale], [shift]."""
+
+    @property
+    def x(self) -> Value:
+        return self.require(0)
+
+    @property
+    def scale(self) -> Value | None:
+        return self.operand(1)
+
+    @property
+    def shift(self) -> Value | None:
+        return self.operand(2)
+
+
 @dataclass(eq=False, kw_only=True)
-class Conv(Op):
+class Linear(Weighted):
+    """y = x·Wᵀ + b over the last axis of x. Inputs: x [..., I], weight, [bias [O]].
+
+    Attributes:
+        layout: "oi" when the weight is stored [O, I] (torch), "io" when [I, O] (ONNX MatMul).
+    """
+
+    layout: str = "oi"
+
+
+@dataclass(eq=False, kw_only=True)
+class Conv(Weighted):
     """Convolution of x [N, C, *spatial]. Inputs: x, weight, [bias [O]].
 
     The weight is [O, C/groups, *kernel], or [C, O/groups, *kernel] when transposed.
@@ -78,21 +141,9 @@ class Conv(Op):
     transposed: bool = False
     output_padding: tuple[int, ...] = ()
 
-    @property
-    def x(self) -> Value:
-        return self.require(0)
-
-    @property
-    def weight(self) -> Value:
-        return self.require(1)
-
-    @property
-    def bias(self) -> Value | None:
-        return self.operand(2)
-
 
 @dataclass(eq=False, kw_only=True)
-class Norm(Op):
+class Norm(Scaled):
     """A normalisation over the last `ndim` axes of x. Inputs: x, [scale], [shift].
 
     "layer": (x − mean)/√(var + ε); "rms": x/√(mean x² + ε);
@@ -112,18 +163,6 @@ class Norm(Op):
     def kind(self) -> str:
         return {"layer": "LayerNorm", "rms": "RMSNorm", "crms": "CRMSNorm"}[self.norm]
 
-    @property
-    def x(self) -> Value:
-        return self.require(0)
-
-    @property
-    def scale(self) -> Value | None:
-        return self.operand(1)
-
-    @property
-    def shift(self) -> Value | None:
-        return self.operand(2)
-
 
 @dataclass(eq=False, kw_only=True)
 class BatchNorm(Op):
@@ -137,20 +176,8 @@ class BatchNorm(Op):
 
 
 @dataclass(eq=False, kw_only=True)
-class Affine(Op):
+class Affine(Scaled):
     """y = scale⊙x + shift with constants that broadcast to x. Inputs: x, [scale], [shift]."""
-
-    @property
-    def x(self) -> Value:
-        return self.require(0)
-
-    @property
-    def scale(self) -> Value | None:
-        return self.operand(1)
-
-    @property
-    def shift(self) -> Value | None:
-        return self.operand(2)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -215,136 +242,6 @@ class Reduce(Op):
 
 
 @dataclass(eq=False, kw_only=True)
-class Reshape(Op):
-    """Same elements, new shape. Inputs: x, then the values that `dims` or the IR refers to.
-
-    Attributes:
-        dims: the target, one entry per result axis: an extent, −1, or the position in `inputs` of
-            the integer value that holds it (wrapped in `Ref`). None when the IR computes the whole
-            target as one tensor, which is then `inputs[1]`.
-    """
-
-    dims: "tuple[int | Ref, ...] | None" = None
-
-
-@dataclass(frozen=True)
-class Ref:
-    """Position in `Op.inputs` of a computed extent."""
-
-    index: int
-
-
-@dataclass(eq=False, kw_only=True)
-class Expand(Op):
-    """Broadcast x to a larger shape. Inputs and `dims` as in `Reshape` (−1 keeps an extent)."""
-
-    dims: "tuple[int | Ref, ...] | None" = None
-
-
-@dataclass(eq=False, kw_only=True)
-class Transpose(Op):
-    """Result axis i is axis perm[i] of x."""
-
-    perm: tuple[int, ...] = ()
-
-
-@dataclass(eq=False, kw_only=True)
-class Squeeze(Op):
-    """Drop axes of extent 1.
-
-    Attributes:
-        axes: axes of x.
-    """
-
-    axes: tuple[int, ...] = ()
-
-
-@dataclass(eq=False, kw_only=True)
-class Unsqueeze(Op):
-    """Insert axes of extent 1.
-
-    Attributes:
-        axes: their positions in the result.
-    """
-
-    axes: tuple[int, ...] = ()
-
-
-@dataclass(eq=False, kw_only=True)
-class Slice(Op):
-    """x restricted along some axes.
-
-    Attributes:
-        axes: the axes restricted; every other axis is whole.
-        starts, ends, steps: per axis, as in Python (negative from the end; large ends clamp);
-            None when the IR computes them: then only `axes` is known.
-    """
-
-    axes: tuple[int, ...] = ()
-    starts: tuple[int, ...] | None = None
-    ends: tuple[int, ...] | None = None
-    steps: tuple[int, ...] | None = None
-
-
-@dataclass(eq=False, kw_only=True)
-class Concat(Op):
-    """The inputs, all tensors, joined along one axis."""
-
-    axis: int = 0
-
-
-@dataclass(eq=False, kw_only=True)
-class Split(Op):
-    """x cut into consecutive pieces along one axis; one result each.
-
-    Attributes:
-        axis: the axis cut.
-        sizes: extents of the pieces.
-    """
-
-    axis: int = 0
-    sizes: tuple[int, ...] = ()
-
-
-@dataclass(eq=False, kw_only=True)
-class Unbind(Op):
-    """x cut into slices of extent 1 along one axis, which is dropped; one result each."""
-
-    axis: int = 0
-
-
-@dataclass(eq=False, kw_only=True)
-class Gather(Op):
-    """Entries of x along one axis. Inputs: x, indices (an integer tensor of any rank).
-
-    The result's shape is x's with that axis replaced by the shape of `indices`; an embedding is a
-    Gather on axis 0 of its table, a select one with a scalar constant.
-    """
-
-    axis: int = 0
-
-    @property
-    def x(self) -> Value:
-        return self.require(0)
-
-    @property
-    def indices(self) -> Value:
-        return self.require(1)
-
-
-@dataclass(eq=False, kw_only=True)
-class Cast(Op):
-    """x in another element type."""
-
-    dtype: np.dtype = np.dtype(np.float32)
-
-
-@dataclass(eq=False, kw_only=True)
-class Identity(Op):
-    """x itself: dropout at inference, contiguous, detach, clone."""
-
-
-@dataclass(eq=False, kw_only=True)
 class ShapeOf(Op):
     """Extents of x as an integer tensor; reads no element.
 
@@ -355,20 +252,3 @@ class ShapeOf(Op):
 
     axes: tuple[int, ...] = ()
     scalar: bool = False
-
-
-MOVEMENT = (
-    Reshape,
-    Expand,
-    Transpose,
-    Squeeze,
-    Unsqueeze,
-    Slice,
-    Concat,
-    Split,
-    Unbind,
-    Gather,
-    Cast,
-    Identity,
-)
-"""Ops that only move, drop, repeat or join elements (or change their type)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import count
 from math import prod
 
-from .graph import Dim, Shape
+from .value import Dim, Shape
 
 
 def broadcast(*shapes: Shape) -> Shape:

@@ -8,7 +8,8 @@ from dataclasses import fields
 
 import numpy as np
 
-from .graph import Graph, Op, Value
+from .graph import Graph
+from .value import Op, Value
 
 SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "bool": "b1"}
 ELEMENTS_SHOWN = 8

@@ -159,7 +159,9 @@ class Report:
             temporary.replace(target)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise InvalidInput(f"expected a writable path for the report, got {path}: {error}") from error
+            raise InvalidInput(
+                f"expected a writable path for the report, got {path}: {error}"
+            ) from error
 
     def __str__(self) -> str:
         from .report_text import render

@@ -38,7 +38,9 @@ def print_report(report: Report, console: Console) -> None:
 
 def passes_table(report: Report) -> Table:
     """One row a pass: sites rewritten and left alone, and the op kinds whose number changed."""
-    table = Table(title=f"passes on {report.model}" if report.model else "passes", title_justify="left")
+    table = Table(
+        title=f"passes on {report.model}" if report.model else "passes", title_justify="left"
+    )
     for heading in ("pass", "applied", "left alone", "changed", "ms"):
         table.add_column(heading, justify="right" if heading in ("applied", "ms") else "left")
     for entry in report.passes:
@@ -72,7 +74,9 @@ def refusals_table(report: Report) -> Table:
             example = f"{site}: {refusal.node} {refusal.detail}".strip()
             table.add_row(spec, str(count), reason, example)
         if entry.excluded:
-            table.add_row(spec, str(len(entry.excluded)), "excluded by the caller", entry.excluded[0])
+            table.add_row(
+                spec, str(len(entry.excluded)), "excluded by the caller", entry.excluded[0]
+            )
     return table
 
 

@@ -1,11 +1,12 @@
 """What the tests of the residual-stream passes share: programs in both views, and comparisons."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passel.capture import export_program, to_onnx
@@ -17,7 +18,7 @@ from passel.passes.registry import resolve
 from passel.passes.report import PassReport
 
 VIEWS = ("fx", "onnx")
-KINDS = ("layer", "rms", "crms")
+WIDTH, VOCABULARY = 8, 11
 
 
 def lifted(
@@ -86,3 +87,70 @@ def fingerprint(graph: Graph) -> list[tuple[Any, ...]]:
 
 def _bytes(array: np.ndarray | None) -> bytes | None:
     return None if array is None else array.tobytes()
+
+
+class Block(nn.Module):
+    """A pre-norm decoder on embedded tokens, with what a test wants to be different.
+
+    Attributes:
+        layers: pairs of a norm and a branch.
+        branch: from the norm's result to what is added; a Linear, ReLU, Linear by default.
+        tied: the head shares the embedding's table.
+        table: how the tokens get their vectors; an embedding by default.
+    """
+
+    def __init__(
+        self,
+        layers: int = 2,
+        branch: Callable[[], nn.Module] | None = None,
+        norm: Callable[[], nn.Module] | None = None,
+        tied: bool = False,
+        width: int = WIDTH,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(VOCABULARY, width)
+        make = branch or (lambda: mlp(width))
+        make_norm = norm or (lambda: nn.LayerNorm(width))
+        self.norms = nn.ModuleList(make_norm() for _ in range(layers + 1))
+        self.branches = nn.ModuleList(make() for _ in range(layers))
+        self.head = nn.Linear(width, VOCABULARY, bias=False)
+        for module in self.norms:
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, 1.0, 0.3)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.table(ids)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for norm, branch in zip(self.norms, self.branches, strict=False):
+            x = x + branch(norm(x))
+        return self.finish(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.head(self.norms[-1](x))
+
+
+def mlp(width: int = WIDTH) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, 12), nn.ReLU(), nn.Linear(12, width))
+
+
+class Causal(nn.Module):
+    """Mixes the tokens, whatever their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def some_ids(*shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(VOCABULARY, shape or (2, 5), generator=generator)

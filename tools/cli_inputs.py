@@ -45,8 +45,7 @@ class GivenInputs:
         given = {name: array.shape for name, array in arrays.items()} | shapes
         fixed = _resolved(values, given, self.symbolic)
         missing = [value for value in values if value.name not in arrays]
-        random = make_inputs(_stand_in(missing, fixed), self.seed)
-        made = {str(value.name): t for value, t in zip(missing, random, strict=True)}
+        made = _random(missing, fixed, self.seed)
         for name, array in arrays.items():
             made[name] = _tensor(name, array)
         return {str(value.name): made[str(value.name)] for value in values}
@@ -150,13 +149,26 @@ def _bound(name: str, wanted: ir.Shape, shape: tuple[int, ...]) -> dict[str, int
     return {str(w.value): s for w, s in pairs if not isinstance(w, int) and w.value is not None}
 
 
-def _stand_in(values: Sequence[ir.Value], shapes: Mapping[str, tuple[int, ...]]) -> ir.Model:
-    """A model with these inputs and nothing else, for the maker of random inputs."""
-    inputs = [
-        ir.Value(name=value.name, shape=ir.Shape(shapes[str(value.name)]), type=value.type)
-        for value in values
-    ]
-    return ir.Model(ir.Graph(inputs, [], nodes=[]), ir_version=10)
+def _random(
+    values: Sequence[ir.Value], shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> dict[str, torch.Tensor]:
+    """Random tensors, made for a model with these inputs and nothing else."""
+    inputs = []
+    for value in values:
+        name, dtype = str(value.name), value.dtype
+        if dtype is None or dtype is ir.DataType.STRING:
+            raise InvalidInput(
+                f"input {name!r} is no tensor of numbers, so no random one can be made"
+            )
+        plain = ir.DataType.FLOAT if dtype is ir.DataType.BFLOAT16 else dtype
+        shape = ir.Shape(shapes[name])
+        inputs.append(ir.Value(name=name, shape=shape, type=ir.TensorType(plain)))
+    model = ir.Model(ir.Graph(inputs, [], nodes=[]), ir_version=10)
+    made = {}
+    for value, tensor in zip(values, make_inputs(model, seed), strict=True):
+        is_bfloat = value.dtype is ir.DataType.BFLOAT16
+        made[str(value.name)] = tensor.bfloat16() if is_bfloat else tensor
+    return made
 
 
 def _archive(path: Path) -> dict[str, np.ndarray]:

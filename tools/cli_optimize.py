@@ -93,7 +93,7 @@ def _outcome(order: Order, working: Working) -> Outcome:
     with stage(report, "read"):
         model = read(order.model)
         before = facts(model, order.model)
-        captured = capture(model, order.inputs.of(model))
+        captured = capture(model, order.inputs.of(model) if order.verify else None)
     with stage(report, "opset"):
         original = _at_opset(model, order.opset, report)
     with stage(report, "passes"):

@@ -4,6 +4,7 @@ Takes about a minute and writes only to a temporary folder.
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -48,7 +49,7 @@ def compile_transformer(console: Console) -> None:
 
 
 def optimize_file(console: Console, folder: Path) -> None:
-    """A ViT with Unified Norm, trained on digits, as an ONNX file: no norm is left, same answers."""
+    """A trained ViT with Unified Norm, as an ONNX file: no norm is left, same answers."""
     console.rule("2. an ONNX file: ViT with Unified Norm, trained on scikit-learn's digits")
     model = load_trained("unified")
     image = torch.zeros(1, 1, 8, 8)
@@ -61,7 +62,7 @@ def optimize_file(console: Console, folder: Path) -> None:
     for name, session in sessions.items():
         score = accuracy(lambda images, s=session: s.run_tensors([images])[0], batch=1)
         console.print(f"{name}: accuracy on 360 held-out images {score:.4f}")
-    calls = {n: (lambda s=s: s.run_tensors([image])) for n, s in sessions.items()}
+    calls = {name: partial(session.run_tensors, [image]) for name, session in sessions.items()}
     print_latency(console, medians(interleaved(calls, seconds=1.0)))
 
 

@@ -10,7 +10,8 @@ from torch.export import Dim, ExportedProgram
 
 from passel.graph import ops
 from passel.graph.fx import lift
-from passel.graph.graph import Graph, Op
+from passel.graph.graph import Graph
+from passel.graph.value import Op
 
 
 class Mlp(torch.nn.Module):

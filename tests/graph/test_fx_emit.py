@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from passel.errors import InvalidGraph
 from passel.graph import ops
 from passel.graph.fx import lift
-from passel.graph.graph import Graph, Op
+from passel.graph.graph import Graph
+from passel.graph.value import Op
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 4))

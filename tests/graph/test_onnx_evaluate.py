@@ -7,9 +7,9 @@ import onnxruntime as ort
 import pytest
 
 from passel.graph import ops as o
-from passel.graph.graph import Value
 from passel.graph.onnx import lift
 from passel.graph.onnx_direct import compute
+from passel.graph.value import Value
 
 RNG = np.random.default_rng(0)
 INPUTS = "float[2,3,4] x, float[2,3,4] z, float[4,5] w, float[5] b, int64[2] i, bool[4] c"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from passel.tools.cli import main
 
@@ -121,3 +122,13 @@ def test_real_inputs_are_used(folder: Path) -> None:
     assert main(["in.onnx", "out.onnx", "--input", "x.npy"]) == 0
     assert main(["in.onnx", "out.onnx", "--inputs", "all.npz"]) == 0
     assert main(["in.onnx", "out.onnx", "--input-shape", "x:5,3,4"]) == 0
+
+
+def test_without_verification_no_inputs_are_needed(folder: Path) -> None:
+    text = helper.make_tensor_value_info("x", onnx.TensorProto.STRING, [2])
+    result = helper.make_tensor_value_info("y", onnx.TensorProto.STRING, [2])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [text], [result])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), "text.onnx")
+    assert main(["text.onnx", "out.onnx"]) == 2
+    assert not (folder / "out.onnx").exists()
+    assert main(["text.onnx", "out.onnx", "--no-verify"]) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from passel.errors import InvalidInput, InvalidModel
 from passel.passes import Compress, resolve
@@ -86,6 +87,13 @@ def test_an_input_without_shape_asks_for_one() -> None:
     with pytest.raises(InvalidInput, match="--input-shape x:"):
         GivenInputs().tensors([unknown])
     assert GivenInputs(shapes=["x:2,2"]).tensors([unknown])["x"].shape == (2, 2)
+
+
+def test_types_beyond_numpy() -> None:
+    made = GivenInputs().tensors([value("x", 2, dtype=ir.DataType.BFLOAT16)])
+    assert made["x"].dtype is torch.bfloat16
+    with pytest.raises(InvalidInput, match="'x' is no tensor of numbers"):
+        GivenInputs().tensors([value("x", 2, dtype=ir.DataType.STRING)])
 
 
 def test_failures_on_random_inputs_say_so() -> None:

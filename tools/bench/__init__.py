@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +27,7 @@ def bench(
     ] = None,
     seconds: Annotated[float, typer.Option(help="measuring time per side and model")] = 10.0,
     threads: Annotated[int, typer.Option(help="threads per side (0: all cores)")] = 0,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="write the numbers here")
-    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="write the numbers here")] = None,
 ) -> None:
     """Measure latency side by side.
 
@@ -62,7 +61,7 @@ def bench(
         temporary.replace(json_path)
 
 
-def _known(what: str, names: "list[str]", known: "dict[str, object]") -> None:
+def _known(what: str, names: list[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise typer.BadParameter(f"unknown {what} {name!r}; there are {', '.join(known)}")

@@ -78,7 +78,9 @@ def vit_b_seconds() -> float:
 def write_synthetic(path: Path, gigabytes: float) -> int:
     """Write the file block by block through a memory map; returns the number of blocks."""
     blocks = max(1, round(gigabytes * 1e9 / BLOCK_BYTES))
-    data = np.memmap(path.with_suffix(".onnx.data"), np.float32, "w+", shape=blocks * BLOCK_BYTES // 4)
+    data = np.memmap(
+        path.with_suffix(".onnx.data"), np.float32, "w+", shape=blocks * BLOCK_BYTES // 4
+    )
     generator = np.random.default_rng(0)
     row = generator.standard_normal(WIDTH * HIDDEN // 64, dtype=np.float32) * 0.02
     for start in range(0, len(data), len(row)):
@@ -96,9 +98,7 @@ def synthetic(blocks: int, location: str, base: Path) -> ir.Model:
     constants: list[ir.Value] = []
 
     def constant(name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype)
-        )
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype))
         value.const_value = tensor
         constants.append(value)
         return value

@@ -82,7 +82,7 @@ def compare(
     threads: int,
     progress: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
-    """Median latency (ms), ratio to plain ONNX Runtime and peak memory of each side on one model."""
+    """Median latency (ms), ratio to plain ONNX Runtime and peak memory of each side."""
     running: list[Side] = []
     try:
         for name in sides:
