@@ -97,13 +97,14 @@ class ConvTranspose(OneGroup):
 
     op_domain = ""
 
-    def _run(
+    def _run(  # type: ignore[override]  # the base lists every attribute as a keyword
         self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, **attributes: Any
     ) -> tuple[np.ndarray]:
         count = attributes.get("group") or 1
         parts = zip(np.split(x, count, axis=1), np.split(weight, count), strict=True)
         one = {**attributes, "group": 1}
-        groups = [super(ConvTranspose, self)._run(a, w, None, **one)[0] for a, w in parts]
+        run = super()._run
+        groups = [run(a, w, None, **one)[0] for a, w in parts]  # type: ignore[no-untyped-call]
         result = np.concatenate(groups, axis=1)
         return (result if bias is None else result + bias.reshape(-1, *[1] * (x.ndim - 2)),)
 

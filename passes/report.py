@@ -1,4 +1,4 @@
-"""What a compilation did: per pass what changed and what was left alone and why, sizes and errors."""
+"""What a compilation did: what each pass changed and left alone and why, sizes, errors."""
 
 import json
 import os
@@ -65,7 +65,7 @@ class OutputError:
 
     @property
     def relative(self) -> float:
-        """max |Δ| / max |y|."""
+        """The largest |Δ| over the largest |y|."""
         return self.max_abs / self.peak if self.peak else self.max_abs
 
 

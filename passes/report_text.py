@@ -4,6 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .report import PassReport, Report
 
@@ -26,27 +27,30 @@ def print_report(report: Report, console: Console) -> None:
     console.print(sizes_table(report))
     if report.errors:
         console.print(errors_table(report))
-    console.print(f"verified: {report.verified}")
-    for note in report.notes:
-        console.print(f"note: {note}")
-    for name, choice in report.chosen.items():
-        console.print(f"chosen: {name} = {choice}")
+    lines = [f"verified: {report.verified}", *(f"note: {note}" for note in report.notes)]
+    lines += [f"chosen: {name} = {choice}" for name, choice in report.chosen.items()]
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report.stages.items())
     if stages:
-        console.print(f"time: {stages}")
+        lines.append(f"time: {stages}")
+    console.print(Text("\n".join(lines)))
+
+
+def _row(table: Table, *cells: str) -> None:
+    """Add a row as it stands: a node's name may look like rich markup."""
+    table.add_row(*(Text(cell) for cell in cells))
 
 
 def passes_table(report: Report) -> Table:
     """One row a pass: sites rewritten and left alone, and the op kinds whose number changed."""
     table = Table(
-        title=f"passes on {report.model}" if report.model else "passes", title_justify="left"
+        title=Text(f"passes on {report.model}" if report.model else "passes"), title_justify="left"
     )
     for heading in ("pass", "applied", "left alone", "changed", "ms"):
         table.add_column(heading, justify="right" if heading in ("applied", "ms") else "left")
     for entry in report.passes:
-        left = str(len(entry.refused)) if entry.refused else "-"
-        applied = str(len(entry.applied)) if entry.applied else "-"
-        table.add_row(entry.spec, applied, left, _changes(entry), f"{entry.seconds * 1e3:.0f}")
+        left = str(len(entry.refused) + len(entry.excluded) or "-")
+        applied = str(len(entry.applied) or "-")
+        _row(table, entry.spec, applied, left, _changes(entry), f"{entry.seconds * 1e3:.0f}")
     return table
 
 
@@ -59,7 +63,9 @@ def _changes(entry: PassReport) -> str:
     ]
     if moves:
         return ", ".join(moves)
-    return "weights only" if entry.applied else "nothing found" if not entry.refused else "nothing"
+    if entry.applied:
+        return "weights only"
+    return "nothing" if entry.refused or entry.excluded else "nothing found"
 
 
 def refusals_table(report: Report) -> Table:
@@ -72,11 +78,9 @@ def refusals_table(report: Report) -> Table:
         for reason, count in entry.reasons.items():
             site, refusal = next(pair for pair in entry.refused if pair[1].reason == reason)
             example = f"{site}: {refusal.node} {refusal.detail}".strip()
-            table.add_row(spec, str(count), reason, example)
+            _row(table, spec, str(count), reason, example)
         if entry.excluded:
-            table.add_row(
-                spec, str(len(entry.excluded)), "excluded by the caller", entry.excluded[0]
-            )
+            _row(table, spec, str(len(entry.excluded)), "excluded by the caller", entry.excluded[0])
     return table
 
 
@@ -86,14 +90,14 @@ def sizes_table(report: Report) -> Table:
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right")
     before, after = report.before, report.after
-    table.add_row("ops", str(sum(before.ops.values())), str(sum(after.ops.values())))
-    table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}")
-    table.add_row("bytes", f"{before.bytes:,}", f"{after.bytes:,}")
+    _row(table, "ops", str(sum(before.ops.values())), str(sum(after.ops.values())))
+    _row(table, "parameters", f"{before.parameters:,}", f"{after.parameters:,}")
+    _row(table, "bytes", f"{before.bytes:,}", f"{after.bytes:,}")
     kinds = dict.fromkeys([*before.ops, *after.ops])
     for kind in list(kinds)[:KINDS_SHOWN]:
-        table.add_row(kind, str(before.ops.get(kind, 0)), str(after.ops.get(kind, 0)))
+        _row(table, kind, str(before.ops.get(kind, 0)), str(after.ops.get(kind, 0)))
     if len(kinds) > KINDS_SHOWN:
-        table.add_row(f"… {len(kinds) - KINDS_SHOWN} more kinds", "", "")
+        _row(table, f"… {len(kinds) - KINDS_SHOWN} more kinds", "", "")
     return table
 
 
@@ -104,5 +108,5 @@ def errors_table(report: Report) -> Table:
         table.add_column(heading, justify="left" if heading == "output" else "right")
     for error in report.errors:
         numbers = (error.max_abs, error.peak, error.relative, error.tolerance)
-        table.add_row(error.name, *(f"{n:.2e}" for n in numbers), f"{error.snr_db:.0f}")
+        _row(table, error.name, *(f"{n:.2e}" for n in numbers), f"{error.snr_db:.0f}")
     return table

@@ -158,7 +158,8 @@ def _random(
         name, dtype = str(value.name), value.dtype
         if dtype is None or dtype is ir.DataType.STRING:
             raise InvalidInput(
-                f"input {name!r} is no tensor of numbers, so no random one can be made"
+                f"input {name!r} is no tensor of numbers, so no random one can be made; "
+                "`passel optimize --no-verify` needs none"
             )
         plain = ir.DataType.FLOAT if dtype is ir.DataType.BFLOAT16 else dtype
         shape = ir.Shape(shapes[name])

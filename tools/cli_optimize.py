@@ -81,7 +81,8 @@ def _check_paths(order: Order) -> None:
     for path in (order.output, order.report):
         if path is not None:
             check_writable(path)
-    if order.report is not None and order.report in (order.output, order.model):
+    others = [path.resolve() for path in (order.model, order.output) if path is not None]
+    if order.report is not None and order.report.resolve() in others:
         raise InvalidInput(f"--report: expected a file of its own, got {str(order.report)!r}")
 
 

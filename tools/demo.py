@@ -60,10 +60,15 @@ def optimize_file(console: Console, folder: Path) -> None:
     print_report(report, console)
     sessions = {str(path.name): Session(path) for path in (before, after)}
     for name, session in sessions.items():
-        score = accuracy(lambda images, s=session: s.run_tensors([images])[0], batch=1)
+        score = accuracy(partial(predict, session), batch=1)
         console.print(f"{name}: accuracy on 360 held-out images {score:.4f}")
     calls = {name: partial(session.run_tensors, [image]) for name, session in sessions.items()}
     print_latency(console, medians(interleaved(calls, seconds=1.0)))
+
+
+def predict(session: Session, images: torch.Tensor) -> torch.Tensor:
+    """Class scores [N, 10] of a session."""
+    return session.run_tensors([images])[0]
 
 
 def plain_export(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> ir.Model:

@@ -48,16 +48,17 @@ def main(
             found |= optimize_apart(source)
     model, tensor = blocks * BLOCK_BYTES, WIDTH * HIDDEN * 4
     found |= {"model_bytes": model, "limit_bytes": model + 2 * tensor}
+    size, peak, limit = (x / 1e9 for x in (model, found["peak_bytes"], found["limit_bytes"]))
     console.print(
-        f"{model / 1e9:.2f} GB file: {found['seconds']:.1f} s, peak {found['peak_bytes'] / 1e9:.2f} "
-        f"GB (limit: model + 2 × largest tensor = {found['limit_bytes'] / 1e9:.2f} GB)"
+        f"{size:.2f} GB file: {found['seconds']:.1f} s, peak {peak:.2f} GB "
+        f"(limit: model + 2 × largest tensor = {limit:.2f} GB)"
     )
     if json_path is not None:
         json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def vit_b_seconds() -> float:
-    """Lift, all default passes and lowering on ViT-B/16 (86 M parameters), torch.export excluded."""
+    """Lift, default passes and lowering of ViT-B/16 (86 M parameters), without torch.export."""
     import torch
 
     from ...capture import quiet
@@ -98,7 +99,8 @@ def synthetic(blocks: int, location: str, base: Path) -> ir.Model:
     constants: list[ir.Value] = []
 
     def constant(name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype))
+        shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, shape=shape, type=kind)
         value.const_value = tensor
         constants.append(value)
         return value

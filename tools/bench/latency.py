@@ -1,4 +1,4 @@
-"""Latency of several sides on one model: a process a side, turns interleaved, medians and ratios."""
+"""Latency of several sides on one model: a process each, interleaved turns, medians."""
 
 import json
 import statistics
@@ -52,7 +52,9 @@ class Side:
         """End the process and note its peak memory."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.peak_bytes = int(self._answer())
+        answer = self._answer()
+        assert isinstance(answer, int)
+        self.peak_bytes = answer
         self.process.wait()
 
     def _ask(self, calls: int) -> list[float]:
