@@ -122,7 +122,8 @@ class _Lift:
         if op is None:
             op = Opaque(target=str(node.target), impure=_is_impure(node))
         _settle(op, call.operands)
-        op.name, op.scope, op.source = node.name, scope_of(node), node
+        op.name, op.scope = node.name, scope_of(node)
+        op.source = None if call.respelled else node
         op.outputs = self._results(node, isinstance(op, Opaque))
         self.graph.append(op)
 

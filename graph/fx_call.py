@@ -48,12 +48,22 @@ class Call:
         graph: the graph being built, for constants that the node spells as literals.
         args: every argument by its schema name, defaults included; nodes are `Operand`s.
         operands: the occurrences of nodes in the arguments, in order.
+        respelled: whether the rule left out an argument of the node (see `forget`).
     """
 
     node: fx.Node
     graph: Graph
     args: dict[str, Any]
     operands: list[Operand] = field(default_factory=list)
+    respelled: bool = False
+
+    def forget(self, name: str) -> None:
+        """Drop an operand whose elements are not read, only its static shape.
+
+        The op can then not be copied as the node spells it, and is written anew.
+        """
+        self.operands.remove(self.args[name])
+        self.respelled = True
 
     @property
     def val(self) -> Any:

@@ -44,6 +44,19 @@ def _sized(kind: type[Reshape] | type[Expand], name: str) -> Rule:
     return rule
 
 
+def _sized_as(kind: type[Reshape] | type[Expand]) -> Rule:
+    """A rule for an operator whose target shape is another tensor's, where that is static."""
+
+    def rule(call: Call) -> Op | None:
+        dims = [extent for extent in call.shape if isinstance(extent, int)]
+        if len(dims) < len(call.shape):
+            return None
+        call.forget("other")
+        return kind(inputs=[call["self"]], dims=tuple(dims))
+
+    return rule
+
+
 def _flatten(call: Call) -> Op | None:
     """The target is the result's shape, with −1 for the one extent that may be symbolic."""
     shape = call.shape
@@ -198,4 +211,6 @@ MOVEMENT: dict[str, Rule] = {
     **{f"{name}.default": _identity for name in _COPIES},
     **{f"{name}.default": _dropout for name in _DROPOUTS},
     "sym_size.int": _sym_size,
+    "expand_as.default": _sized_as(Expand),
+    **{f"{name}.default": _sized_as(Reshape) for name in ("view_as", "reshape_as")},
 }

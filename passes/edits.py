@@ -134,7 +134,9 @@ def write_affine(
     shift = graph.constant(diagonal.shift.astype(dtype), f"{op.name}_shift")
     parts = [x, scale if diagonal.scales else None, shift if diagonal.shifts else None]
     merged = Affine(inputs=list(parts), scope=op.scope)
-    graph.add(merged, (result.shape, dtype), after=op, name=op.name)
+    # Never the name of `op`: reports tell what was rewritten from what is left of it by name.
+    name = op.name if isinstance(op, Affine) else f"{op.name}_affine"
+    graph.add(merged, (result.shape, dtype), after=op, name=name)
     if readers is None:
         graph.replace(result, merged.output)
         graph.prune(op)

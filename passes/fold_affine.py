@@ -103,5 +103,5 @@ def planned(graph: Graph, op: Op, x: Value, diagonal: Diagonal) -> AffineSite:
         if not isinstance(scale_only, Refusal):
             shift = diagonal.shift / diagonal.scale
             return AffineSite(op, x, scale_only, Diagonal.of(diagonal.rank, None, shift))
-    both = f"forwards: {forwards}; backwards: {backwards}"
+    both = f"forwards: {forwards}; backwards: {gain}"
     return AffineSite(op, x, Refusal("no neighbour can absorb the affine", op.name, both))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..graph import Graph, Op, Value
+from ..graph import Graph, Value
 from ..graph.ops import Concat, Expand, Reshape, Slice
 from .base import Refusal
 
@@ -10,9 +10,17 @@ from .base import Refusal
 def resize_refusal(value: Value, axis: int) -> Refusal | None:
     """Why `value` cannot get another extent along `axis`."""
     op = value.producer
-    if isinstance(op, Reshape | Expand) and op.dims is None and op.require(1).rank != 1:
+    if isinstance(op, Expand) and op.dims is None and _length(op) is None:
         return Refusal("a shape is computed in a way that cannot be edited", op.name)
     return None
+
+
+def _length(op: Reshape | Expand) -> int | None:
+    """Number of entries of a computed target shape."""
+    if isinstance(op, Reshape):
+        return op.output.rank
+    shape = op.require(1).shape
+    return shape[0] if shape and isinstance(shape[0], int) else None
 
 
 def resize_axis(graph: Graph, value: Value, axis: int, extent: int) -> None:
@@ -31,17 +39,20 @@ def resize_axis(graph: Graph, value: Value, axis: int, extent: int) -> None:
         graph.update(op, dims=tuple(extent if k == axis else d for k, d in enumerate(op.dims)))
 
 
-def _resize_computed(graph: Graph, op: Op, axis: int, extent: int) -> None:
-    """Replace one entry of a computed target shape."""
+def _resize_computed(graph: Graph, op: Reshape | Expand, axis: int, extent: int) -> None:
+    """Replace one entry of a computed target shape, which for an Expand may lack leading axes."""
+    length = _length(op) or 0
+    position = axis - (op.output.rank or 0) + length
+    if position < 0:
+        return
     target = op.require(1)
     entry = graph.constant(np.array([extent], dtype=np.int64), "extent")
-    rank = op.output.rank or 0
     pieces: list[Value] = []
-    for start, end in ((0, axis), (axis + 1, rank)):
+    for start, end in ((0, position), (position + 1, length)):
         if start < end:
             cut = Slice(inputs=[target], axes=(0,), starts=(start,), ends=(end,), steps=(1,))
             pieces.append(graph.add(cut, ((end - start,), target.dtype), before=op).output)
         if start == 0:
             pieces.append(entry)
     joined = Concat(inputs=list(pieces), axis=0)
-    graph.set_input(op, 1, graph.add(joined, ((rank,), target.dtype), before=op).output)
+    graph.set_input(op, 1, graph.add(joined, ((length,), target.dtype), before=op).output)

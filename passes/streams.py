@@ -104,6 +104,8 @@ def _grow(graph: Graph, start: Value, width: int, norms: Sequence[str]) -> Strea
         worklist += _upwards(stream, value, axis)
         if value.constant is None:
             worklist += _downwards(graph, stream, value, axis, norms)
+        else:  # what else reads a constant keeps the original
+            stream.readers += [op for op in _norms_of(value, axis) if op.norm in norms]
     return stream
 
 
@@ -125,8 +127,10 @@ def _downwards(graph: Graph, stream: Stream, value: Value, axis: int, norms: Seq
     if graph.is_output(value):
         stream.blockers.append(Refusal("the stream is a graph output", value.name))
     found: Step = []
+    normed = set(_norms_of(value, axis))
     for op, index in list(value.uses):
-        if isinstance(op, Norm) and index == 0 and _reads_features(op, axis):
+        if index == 0 and op in normed:
+            assert isinstance(op, Norm)
             if op.norm in norms:
                 stream.readers.append(op)
             else:
@@ -153,8 +157,12 @@ def _joined_results(stream: Stream, op: Op, index: int, axis: int) -> Step:
     return []
 
 
-def _reads_features(norm: Norm, axis: int) -> bool:
-    return norm.ndim == 1 and axis == (norm.x.rank or 0) - 1
+def _norms_of(value: Value, axis: int) -> list[Norm]:
+    """The norms of `value` over exactly the feature axis."""
+    if axis != (value.rank or 0) - 1:
+        return []
+    found = [op for op, index in value.uses if isinstance(op, Norm) and index == 0]
+    return [norm for norm in found if norm.ndim == 1]
 
 
 def _is_editable(op: Op | None, axis: int, value: Value) -> bool:

@@ -224,3 +224,16 @@ def test_evaluate_prefers_double_precision() -> None:
     tenths = np.full(3, 0.1, np.float32)
     (found,) = graph.binding.evaluate(equal, [tenths, equal.require(1).array()])
     assert found.all()
+
+
+def test_an_operand_read_for_its_shape_alone_is_let_go() -> None:
+    class Like(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x.reshape_as(y) + x.view_as(y) + x[:1, :1].expand_as(y)
+
+    program = torch.export.export(Like(), (torch.arange(6.0).reshape(2, 3), torch.ones(3, 2)))
+    graph = lift(program)
+    assert {op.kind for op in graph.ops} >= {"Reshape", "Expand"}
+    assert not graph.inputs[1].uses
+    arrays = [np.arange(6.0, dtype=np.float32).reshape(2, 3), np.ones((3, 2), np.float32)]
+    np.testing.assert_array_equal(graph.run(arrays)[0], 2 * arrays[0].reshape(3, 2))

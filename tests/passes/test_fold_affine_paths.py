@@ -74,7 +74,7 @@ def test_nothing_is_left(either_view, case):
 
 
 GATED = {
-    "gate of another branch": lambda m, x: m.f((x * m.a) * torch.sigmoid(x)),
+    "gate of another branch": lambda m, x: m.f((x * m.a) * torch.tanh(x)),
     "divided by another branch": lambda m, x: m.f((x * m.a) / torch.exp(x)),
     "through a product": lambda m, x: torch.exp((m.f(x) * torch.sigmoid(x)) * m.a),
 }
