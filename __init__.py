@@ -1,13 +1,13 @@
-"""passel: exact graph passes for trained neural networks, and the compiler that lowers the result.
+"""passel: exact graph passes for trained neural networks, and the compiler that lowers them.
 
-Importing the package is cheap: torch, onnx and onnxruntime load when a name that needs them is used.
+Importing the package is cheap: torch, onnx and onnxruntime load when a name needs them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backends.onnxruntime import CompiledModel, load
+    from .backends.compiled import CompiledModel, load
     from .backends.onnx_ir_pass import onnx_pass
     from .compiler import Optimized, compile, export_onnx, optimize
     from .passes.report import Report
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CompiledModel": ".backends.onnxruntime",
+    "CompiledModel": ".backends.compiled",
     "Optimized": ".compiler",
     "Report": ".passes.report",
     "compile": ".compiler",
     "export_onnx": ".compiler",
-    "load": ".backends.onnxruntime",
+    "load": ".backends.compiled",
     "onnx_pass": ".backends.onnx_ir_pass",
     "optimize": ".compiler",
 }

@@ -1,30 +1,46 @@
-"""Take in a model of any supported kind: check it, find out how it is called, make it one program."""
+"""Take in a model of any kind: check it, find out how it is called, make it one program."""
 
-import contextlib
-import io
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
+from torch.export.graph_signature import (
+    ConstantArgument,
+    InputKind,
+    OutputKind,
+    SymIntArgument,
+    TensorArgument,
+)
+from torch.utils import _pytree as pytree
 
+from .check_model import check_onnx, check_tensors
 from .errors import ExportError, InvalidInput, InvalidModel
 from .graph.onnx_io import read
+from .samples import make_inputs, random_like, real_inputs
 from .signature import Arguments, Signature, as_arguments
+from .torch_export import OPSET, export_program, first_line, quiet, to_onnx
+
+__all__ = [
+    "OPSET",
+    "Captured",
+    "capture",
+    "export_program",
+    "make_inputs",
+    "program_signature",
+    "quiet",
+    "random_like",
+    "to_onnx",
+]
 
 Model = torch.nn.Module | ExportedProgram | str | os.PathLike[str] | onnx.ModelProto | ir.Model
 """What passel reads."""
-
-OPSET = 23
-"""The newest opset whose norms and attention ONNX Runtime 1.32 has CPU kernels for."""
+Tensors = Sequence[torch.Tensor]
 
 
 @dataclass
@@ -43,23 +59,28 @@ class Captured:
     program: ExportedProgram | ir.Model
     signature: Signature
     inputs: list[torch.Tensor] | None
-    reference: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]] | None = None
+    reference: Callable[[Tensors], list[torch.Tensor]] | None = None
 
     @property
-    def is_onnx(self) -> bool:
-        return isinstance(self.program, ir.Model)
+    def is_torch(self) -> bool:
+        return isinstance(self.program, ExportedProgram)
 
 
 def capture(model: Any, example_inputs: Any = None, dynamic_shapes: Any = None) -> Captured:
     """Take in a Module, an ExportedProgram, or ONNX as a path, a ModelProto or an ir.Model.
 
     Raises:
-        InvalidInput: the kind is unknown, or a Module comes without example inputs.
+        InvalidInput: the kind is unknown, or the example inputs do not fit.
         InvalidModel: a Module in training mode, NaN weights, an unreadable ONNX file.
         ExportError: torch.export cannot capture the module.
     """
     if isinstance(model, torch.nn.Module):
         return _capture_module(model, example_inputs, dynamic_shapes)
+    if dynamic_shapes is not None:
+        raise InvalidInput(
+            f"dynamic_shapes: expected None for a {type(model).__name__}, whose shapes are fixed "
+            "or dynamic already"
+        )
     if isinstance(model, ExportedProgram):
         return _capture_program(model, example_inputs)
     if isinstance(model, str | os.PathLike | onnx.ModelProto | ir.Model | bytes):
@@ -79,76 +100,77 @@ def _capture_module(model: torch.nn.Module, example_inputs: Any, dynamic_shapes:
         raise InvalidModel(
             f"{name} is in training mode (first at {training[0]!r}): call model.eval() first"
         )
-    for path, tensor in model.named_parameters():
-        if torch.isnan(tensor.detach()).any():
-            raise InvalidModel(f"{name}: parameter {path!r} holds NaN: repair the checkpoint")
-    args, kwargs = as_arguments(example_inputs)
-    program = export_program(model, (args, kwargs), dynamic_shapes, name)
-    return _captured_program(program, name, (args, kwargs), model)
-
-
-def export_program(
-    model: torch.nn.Module, arguments: Arguments, dynamic_shapes: Any, name: str
-) -> ExportedProgram:
-    """torch.export, with its failures told in one line."""
-    args, kwargs = arguments
-    shapes = _named_dims(dynamic_shapes)
-    try:
-        with torch.no_grad(), quiet():
-            return torch.export.export(
-                model, args, kwargs, dynamic_shapes=shapes, strict=False
-            )
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExportError(
-            f"torch.export cannot capture {name}: {type(error).__name__}: {first}\n"
-            "Common causes: example_inputs that do not fit forward(), control flow that depends "
-            "on tensor values (use torch.cond or torch.where), a cache object in the outputs "
-            "(pass use_cache=False)."
-        ) from error
-
-
-def _named_dims(dynamic_shapes: Any) -> Any:
-    """Let users write {"x": {0: "batch"}}: equal names become one torch.export.Dim."""
-    dims: dict[str, Any] = {}
-
-    def convert(entry: Any) -> Any:
-        if isinstance(entry, str):
-            return dims.setdefault(entry, torch.export.Dim(entry))
-        if isinstance(entry, dict):
-            return {key: convert(value) for key, value in entry.items()}
-        if isinstance(entry, list | tuple):
-            return type(entry)(convert(value) for value in entry)
-        return entry
-
-    return convert(dynamic_shapes)
+    check_tensors(name, {**dict(model.named_parameters()), **dict(model.named_buffers())})
+    arguments = as_arguments(example_inputs)
+    program = export_program(model, arguments, dynamic_shapes, name)
+    return _captured_program(program, name, arguments, model)
 
 
 def _capture_program(program: ExportedProgram, example_inputs: Any) -> Captured:
+    name = "ExportedProgram"
+    check_tensors(name, program.state_dict)
     arguments = program.example_inputs if example_inputs is None else as_arguments(example_inputs)
     if arguments is None:
-        raise InvalidInput("example_inputs: the ExportedProgram carries none, so give some")
-    return _captured_program(program, "ExportedProgram", arguments, program.module())
+        raise InvalidInput(f"example_inputs: the {name} carries none, so give some")
+    return _captured_program(program, name, arguments, program.module())
 
 
 def _captured_program(
     program: ExportedProgram, name: str, arguments: Arguments, call: Callable[..., Any]
 ) -> Captured:
+    _check_writes(program, name)
     signature = program_signature(program)
     flat = [_tensor(value) for value in signature.flatten(*arguments)]
 
-    def reference(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        leaves, spec = torch.utils._pytree.tree_flatten(tuple(arguments))
+    def reference(inputs: Tensors) -> list[torch.Tensor]:
+        leaves, spec = pytree.tree_flatten(tuple(arguments))
         for index, tensor in zip(signature.input_leaves, inputs, strict=True):
-            leaves[index] = tensor
-        args, kwargs = torch.utils._pytree.tree_unflatten(leaves, spec)
-        with torch.no_grad():
-            results = torch.utils._pytree.tree_leaves(call(*args, **kwargs))
+            leaves[index] = tensor.clone()  # the model may write to it
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        try:
+            with torch.no_grad():
+                results = pytree.tree_leaves(call(*args, **kwargs))
+        except Exception as error:
+            raise InvalidInput(
+                f"example_inputs: {name} does not run on them: {first_line(error)}"
+            ) from error
         return [result for result in results if isinstance(result, torch.Tensor)]
 
     return Captured(name, program, signature, flat, reference)
+
+
+def _check_writes(program: ExportedProgram, name: str) -> None:
+    """Refuse a model that keeps state between calls: what it is lowered to has none."""
+    specs = program.graph_signature.input_specs
+    stored = {s.arg.name: s.target for s in specs if s.kind is not InputKind.USER_INPUT}
+    for node in program.graph.nodes:
+        target = stored.get(_written(node))
+        if target is not None:
+            raise InvalidModel(
+                f"{name} writes to its buffer {target!r} when it is called: pass such state in as "
+                "an input and return it as an output"
+            )
+
+
+def _written(node: fx.Node) -> str:
+    """The name of the placeholder whose memory an in-place operator writes to, or nothing."""
+    if not _first_argument(node, is_write=True):
+        return ""
+    while node.op == "call_function" and _first_argument(node) and node.args:
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            return ""
+        node = source
+    return node.name if node.op == "placeholder" else ""
+
+
+def _first_argument(node: fx.Node, is_write: bool = False) -> bool:
+    """Whether an operator's result shares its first argument's memory (and it writes to that)."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.arguments:
+        return False
+    alias = schema.arguments[0].alias_info
+    return alias is not None and (alias.is_write or not is_write)
 
 
 def _tensor(value: Any) -> torch.Tensor:
@@ -156,114 +178,44 @@ def _tensor(value: Any) -> torch.Tensor:
 
 
 def program_signature(program: ExportedProgram) -> Signature:
-    """How an ExportedProgram is called."""
+    """How an ExportedProgram is called.
+
+    Raises:
+        ExportError: an input or output is a number that depends on dynamic shapes.
+    """
     spec = program.graph_signature
     users = [s.arg for s in spec.input_specs if s.kind is InputKind.USER_INPUT]
     results = [s.arg for s in spec.output_specs if s.kind is OutputKind.USER_OUTPUT]
+    for what, args in (("input", users), ("output", results)):
+        symbolic = [arg.name for arg in args if isinstance(arg, SymIntArgument)]
+        if symbolic:
+            raise ExportError(
+                f"{what} {symbolic[0]!r} is an integer that follows from dynamic shapes: make it a "
+                "tensor, or keep it inside the model"
+            )
     tensors = [(k, arg.name) for k, arg in enumerate(users) if isinstance(arg, TensorArgument)]
-    constants = {
-        k: getattr(arg, "value", None)
-        for k, arg in enumerate(results)
-        if not isinstance(arg, TensorArgument)
-    }
     return Signature(
         inputs=[name for _, name in tensors],
         outputs=[arg.name for arg in results if isinstance(arg, TensorArgument)],
         in_spec=program.call_spec.in_spec,
         out_spec=program.call_spec.out_spec,
         input_leaves=[k for k, _ in tensors],
-        constants=constants,
+        constants={k: a.value for k, a in enumerate(results) if isinstance(a, ConstantArgument)},
+        fixed={
+            k: (a.name, a.value) for k, a in enumerate(users) if isinstance(a, ConstantArgument)
+        },
     )
 
 
 def _capture_onnx(source: Any, example_inputs: Any) -> Captured:
     model = read(source)
-    initial = set(model.graph.initializers)
-    inputs = [str(value.name) for value in model.graph.inputs if value.name not in initial]
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    name = str(path or model.graph.name or "onnx")
+    check_onnx(model, name)
+    inputs = [str(value.name) for value in real_inputs(model)]
     signature = Signature(inputs, [str(value.name) for value in model.graph.outputs])
     flat = None
     if example_inputs is not None:
         args, kwargs = as_arguments(example_inputs)
         flat = [_tensor(value) for value in signature.flatten(args, kwargs)]
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else model.graph.name or "onnx"
-    return Captured(str(name), model, signature, flat)
-
-
-def to_onnx(program: ExportedProgram, opset: int = OPSET) -> ir.Model:
-    """An ExportedProgram as an ONNX model, by torch.onnx; the tensors are shared, not copied.
-
-    Raises:
-        ExportError: an operator has no ONNX translation.
-    """
-    try:
-        with torch.no_grad(), quiet():
-            exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, verbose=False, optimize=True
-            )
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        first = lines[0] if lines else type(error).__name__
-        raise ExportError(f"torch.onnx cannot translate the model: {first}") from error
-    if exported is None:
-        raise ExportError("torch.onnx returned no model")
-    return exported.model
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporters' progress lines and deprecation warnings off the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def random_like(inputs: Sequence[torch.Tensor], seed: int) -> list[torch.Tensor]:
-    """Seeded inputs that look like the examples: same shapes, dtypes and range of values.
-
-    Floats are normal with the example's mean and spread; integers are drawn from the values that
-    the example holds, so ids stay in the vocabulary and masks stay masks.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return [_random_tensor(tensor, generator) for tensor in inputs]
-
-
-def _random_tensor(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    if tensor.numel() == 0:
-        return tensor.clone()
-    if tensor.is_floating_point():
-        wide = tensor.double()
-        spread = wide.std() if tensor.numel() > 1 else torch.tensor(1.0)
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-        return (wide.mean() + noise * spread.clamp(min=1e-3)).to(tensor.dtype)
-    values = tensor.reshape(-1)
-    chosen = torch.randint(len(values), (tensor.numel(),), generator=generator)
-    return values[chosen].reshape(tensor.shape).clone()
-
-
-def make_inputs(model: ir.Model, seed: int = 0, symbolic: int = 2) -> list[torch.Tensor]:
-    """Random inputs for an ONNX model, every symbolic extent `symbolic` (the same name, the same).
-
-    Integers are 0 or 1, which is a valid id, mask or position almost everywhere.
-    """
-    generator = np.random.default_rng(seed)
-    made = []
-    initial = set(model.graph.initializers)
-    for value in model.graph.inputs:
-        if value.name in initial:
-            continue
-        if value.shape is None or value.dtype is None:
-            raise InvalidInput(f"input {value.name!r} has no shape or type: give example_inputs")
-        shape = [dim if isinstance(dim, int) else symbolic for dim in value.shape]
-        dtype = value.dtype.numpy()
-        kind = np.dtype(dtype).kind
-        array = generator.normal(size=shape) if kind not in "iub" else generator.integers(0, 2, shape)
-        made.append(torch.from_numpy(np.ascontiguousarray(array).astype(dtype)))
-    return made
+    return Captured(name, model, signature, flat)

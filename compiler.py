@@ -5,27 +5,28 @@
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 from torch.export import ExportedProgram
 
-from .backends.choices import SessionChoice
-from .backends.onnxruntime import CompiledModel, provider
+from .backends.compiled import CompiledModel
+from .backends.onnxruntime import provider
 from .backends.ort_forms import fused
-from .backends.select import select
-from .capture import OPSET, Captured, capture, make_inputs, to_onnx
+from .capture import Captured, capture, make_inputs
+from .check_model import check_interface
 from .errors import InvalidInput
-from .graph.onnx_io import check_writable, raise_opset, write
+from .graph.onnx_io import OLDEST_OPSET, check_writable, write
+from .lower import Lowering, as_onnx, lower
 from .passes.driver import Exclude, Progress
-from .passes.registry import Request, resolve
+from .passes.registry import Request
 from .passes.report import Report
 from .pipeline import Job, runner, stage
 
-BACKENDS = ("auto", "onnxruntime")
+BACKENDS = ("auto", "onnxruntime", "torch")
 
 
 @dataclass
@@ -62,53 +63,36 @@ def compile(
     Args:
         model: a torch.nn.Module in eval mode, an ExportedProgram, a path to an .onnx file, an
             onnx.ModelProto or an onnx_ir.Model.
-        example_inputs: a tensor, a tuple, or a dict of keyword inputs; may be left out for ONNX
-            (random ones are made).
+        example_inputs: a tensor, a tuple, or a dict of keyword inputs; ONNX can do without.
         target: "cpu" or "cuda".
         passes: "default", "none", or a list of names, specs and pass objects.
-        backend: "auto" or "onnxruntime".
+        backend: "onnxruntime", "torch" (the passes, then eager torch), or "auto": ONNX Runtime,
+            but torch where it lacks a kernel (bfloat16, convs in float64).
         dynamic_shapes: as in torch.export, or with names: {"x": {0: "batch"}}.
         verify: compare with the original on the examples and on seeded random inputs.
-        exclude: patterns that keep passes off parts of the model (op name, op kind, module path,
-            "re:" and an expression), or a dict of such lists by pass name.
+        exclude: keeps passes off ops of this name, kind or module path ("re:" and an expression
+            too); or a dict of such lists by pass name.
         threads: intra-op threads; 0 for all physical cores.
-        measure: choose between lowerings by measuring them (about two seconds); otherwise by the
-            cost table.
+        measure: choose between lowerings by measuring them, in about two seconds.
         rtol, atol: bound on max |Δ| as rtol·max |y| + atol, instead of the dtype's own.
         progress: called with (pass, position, total) before each pass.
 
     Raises:
-        InvalidInput, InvalidModel, ExportError: the arguments or the model are unfit.
-        BackendUnavailable: the runtime or the target is not installed.
-        VerificationError: the result disagrees with the original; names the guilty pass.
+        PasselError: the kinds are in `passel.errors`. VerificationError names the guilty pass.
     """
+    check_backend(backend, target)
+    job = Job.of(passes, exclude, progress, rtol, atol, threads)
+    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
+    return lower(job, captured, Lowering(backend, target, measure, verify))
+
+
+def check_backend(backend: str, target: str) -> None:
+    """Refuse what is not known, does not go together or is not installed."""
     if backend not in BACKENDS:
         raise InvalidInput(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "torch" and target != "cpu":
+        raise InvalidInput(f"target: expected 'cpu' for backend 'torch', got {target!r}")
     provider(target)
-    job = Job.of(passes, exclude, progress, rtol, atol)
-    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
-    original = _as_onnx(job.report, captured, OPSET)
-    inputs = captured.inputs or make_inputs(original)
-    with stage(job.report, "passes"):
-        lowered = job.run(original)
-    with stage(job.report, "reference"):
-        batches = job.batches(captured, original, inputs) if verify else []
-    with stage(job.report, "lower"):
-        selection = select(
-            lowered,
-            inputs,
-            target,
-            SessionChoice(threads=threads),
-            measure=measure,
-            check=job.checker(original, batches) if verify else None,
-        )
-    winner = selection.winner
-    job.report.chosen = {"form": winner.name, "candidates (median ms)": selection.outcomes}
-    if verify:
-        job.accept(original, winner.errors, batches, "on the runtime")
-    return CompiledModel(
-        winner.model, captured.signature, job.report, target, winner.session_choice, winner.session
-    )
 
 
 def optimize(
@@ -129,7 +113,7 @@ def optimize(
     torch.export.save); ONNX gives an onnx_ir.Model (onnx_ir.save writes it).
 
     Raises:
-        As `compile`, without BackendUnavailable.
+        PasselError: as `compile`.
     """
     job = Job.of(passes, exclude, progress, rtol, atol)
     captured = _captured(job.report, model, example_inputs, dynamic_shapes)
@@ -167,14 +151,15 @@ def export_onnx(
         external_data: force weights into (True) or out of (False) a separate file.
 
     Raises:
-        As `compile`; also InvalidInput when the path cannot be written. Nothing is left half
-        written, and nothing at all after a failed verification.
+        PasselError: as `compile`; InvalidInput when the path cannot be written. Nothing is left
+            half written, and nothing at all after a failed verification.
     """
     target = Path(path)
     check_writable(target)
+    _check_opset(opset)
     job = Job.of(passes, exclude, progress, rtol, atol)
     captured = _captured(job.report, model, example_inputs, dynamic_shapes)
-    original = _as_onnx(job.report, captured, opset)
+    original = as_onnx(job.report, captured, opset)
     with stage(job.report, "passes"):
         lowered = job.run(original)
     if not portable:
@@ -193,25 +178,19 @@ def _captured(report: Report, model: Any, example_inputs: Any, dynamic_shapes: A
     return captured
 
 
-def _as_onnx(report: Report, captured: Captured, opset: int | None) -> ir.Model:
-    """The captured program as ONNX, at the opset asked for or the best one."""
-    with stage(report, "to onnx"):
-        if isinstance(captured.program, ExportedProgram):
-            return to_onnx(captured.program, opset or OPSET)
-        model, reason = raise_opset(captured.program, opset or OPSET)
-    if reason:
-        report.notes.append(reason)
-    return model
+def _check_opset(opset: int | None) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not (isinstance(opset, int) and OLDEST_OPSET <= opset <= newest):
+        raise InvalidInput(f"opset: expected {OLDEST_OPSET} to {newest}, got {opset!r}")
 
 
 def _verify(job: Job, captured: Captured, original: Any, lowered: Any) -> None:
     inputs = captured.inputs
     if inputs is None:
         assert isinstance(original, ir.Model)
+        check_interface(original, captured.name)
         inputs = make_inputs(original)
     with stage(job.report, "verify"):
-        batches = job.batches(captured, original, inputs)
+        batches = job.batches(captured, inputs)
         errors = job.checker(original, batches)(runner(lowered))
         job.accept(original, errors, batches, "by program")
-
-

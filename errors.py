@@ -9,6 +9,10 @@ class InvalidModel(PasselError):
     """The model given cannot be read, exported or trusted (truncated file, NaN weights, ...)."""
 
 
+class UnsupportedModel(InvalidModel):
+    """The model is sound, but the runtime has no kernel for something in it."""
+
+
 class InvalidInput(PasselError, ValueError):
     """An argument is wrong: an input's name, shape or dtype, a pass, a target, a path."""
 

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
+from .backends.choices import SessionChoice
 from .backends.onnxruntime import Session
-from .capture import Captured, program_signature, random_like
-from .errors import InvalidModel, VerificationError
+from .capture import Captured, program_signature
+from .errors import InvalidGraph, InvalidInput, InvalidModel
 from .graph import Graph, fx
 from .graph import onnx as onnx_view
 from .graph.fx_tensor import to_numpy
@@ -20,7 +22,17 @@ from .passes.base import Pass
 from .passes.driver import Exclude, Progress, exclusions, run_pass, run_passes
 from .passes.registry import Request, resolve
 from .passes.report import OutputError, Report, Size
-from .verify import SEEDS, Arrays, Runner, compare, failure, first_violation, worst_of
+from .samples import other_sizes, random_like
+from .verify import (
+    SEEDS,
+    Arrays,
+    Runner,
+    compare,
+    failure,
+    first_violation,
+    unusable,
+    worst_of,
+)
 
 AnyPass = Pass[Any]
 Errors = list[OutputError]
@@ -44,6 +56,7 @@ class Job:
     rtol: float | None
     atol: float | None
     report: Report
+    threads: int = 0
 
     @classmethod
     def of(
@@ -53,8 +66,12 @@ class Job:
         progress: Progress | None,
         rtol: float | None = None,
         atol: float | None = None,
+        threads: int = 0,
     ) -> Self:
-        return cls(resolve(passes), exclude, progress, rtol, atol, Report())
+        for name, bound in (("rtol", rtol), ("atol", atol)):
+            if bound is not None and not bound >= 0:
+                raise InvalidInput(f"{name}: expected a number that is not negative, got {bound!r}")
+        return cls(resolve(passes), exclude, progress, rtol, atol, Report(), threads)
 
     def run(self, program: ExportedProgram | ir.Model) -> Any:
         """Lift, run the passes, lower to a program of the same kind."""
@@ -66,21 +83,24 @@ class Job:
         self.report.after = Size.of(graph)
         return graph.binding.lower(graph)
 
-    def batches(
-        self, captured: Captured, original: Any, inputs: Sequence[torch.Tensor]
-    ) -> list[Batch]:
-        """The examples and seeded random inputs, with the original's outputs."""
-        asked = [list(inputs), *(random_like(inputs, seed) for seed in SEEDS)]
-        found = []
-        run = None if captured.reference is not None else runner(original)
-        for tensors in asked:
-            arrays = [to_numpy(tensor) for tensor in tensors]
-            if captured.reference is not None:
-                expected = [to_numpy(tensor) for tensor in captured.reference(tensors)]
-            else:
-                assert run is not None
-                expected = run(arrays)
-            found.append(Batch(arrays, expected))
+    def batches(self, captured: Captured, inputs: Sequence[torch.Tensor]) -> list[Batch]:
+        """The examples and seeded random inputs, with the original's outputs.
+
+        The last random ones have other sizes than the examples where the model has dynamic ones.
+
+        Raises:
+            InvalidInput: the original does not run on the examples. If it is the random inputs that
+                it does not run on, those are left out, with a note.
+        """
+        run = _reference(captured, self.threads)
+        found = [run(inputs)]
+        sizes = [None] * (len(SEEDS) - 1) + [other_sizes(captured.program, inputs)]
+        for seed, size in zip(SEEDS, sizes, strict=True):
+            try:
+                found.append(run(random_like(inputs, seed, size)))
+            except (InvalidInput, InvalidModel) as error:
+                what = "random inputs" if size is None else "inputs of other sizes"
+                self.report.notes.append(f"verified without {what}: the original fails: {error}")
         return found
 
     def checker(self, original: Any, batches: Sequence[Batch]) -> Callable[[Runner], Errors]:
@@ -88,17 +108,18 @@ class Job:
         names = output_names(original)
 
         def check(run: Runner) -> Errors:
-            found = [
-                compare(names, batch.expected, run(batch.inputs), self.atol, self.rtol)
-                for batch in batches
-            ]
-            return worst_of(found)
+            return worst_of([self._errors(names, batch, run) for batch in batches])
 
         return check
 
-    def accept(
-        self, original: Any, errors: Errors, batches: Sequence[Batch], where: str
-    ) -> None:
+    def _errors(self, names: Sequence[str], batch: Batch, run: Runner) -> Errors:
+        try:
+            found = run(batch.inputs)
+        except (InvalidInput, InvalidModel) as error:
+            return unusable(names, str(error))
+        return compare(names, batch.expected, found, self.atol, self.rtol)
+
+    def accept(self, original: Any, errors: Errors, batches: Sequence[Batch], where: str) -> None:
         """Record the verification.
 
         Raises:
@@ -107,13 +128,27 @@ class Job:
         """
         self.report.errors = errors
         worst = max((error.relative for error in errors), default=0.0)
+        on = "examples" + "".join(f", seed {seed}" for seed in SEEDS[: len(batches) - 1])
         self.report.verified = (
-            f"{len(errors)} outputs on {len(batches)} input sets (examples, seeds "
-            f"{', '.join(map(str, SEEDS))}) {where}; worst relative error {worst:.2e}"
+            f"{len(errors)} outputs on {len(batches)} input sets ({on}) {where}; "
+            f"worst relative error {worst:.2e}"
         )
         violated = first_violation(errors)
         if violated is not None:
             raise failure(violated, *find_guilty(self, original, batches))
+
+
+def _reference(captured: Captured, threads: int) -> Callable[[Sequence[torch.Tensor]], Batch]:
+    """The model as it was taken in, as a function from inputs to a batch."""
+    call, program = captured.reference, captured.program
+    if call is not None:
+        return lambda tensors: Batch(_arrays(tensors), _arrays(call(tensors)))
+    run = runner(program, threads)
+    return lambda tensors: Batch(_arrays(tensors), run(_arrays(tensors)))
+
+
+def _arrays(tensors: Sequence[torch.Tensor]) -> Arrays:
+    return [to_numpy(tensor) for tensor in tensors]
 
 
 def lift(program: ExportedProgram | ir.Model) -> Graph:
@@ -121,33 +156,51 @@ def lift(program: ExportedProgram | ir.Model) -> Graph:
     return onnx_view.lift(program) if isinstance(program, ir.Model) else fx.lift(program)
 
 
-def runner(program: ExportedProgram | ir.Model) -> Runner:
-    """A program as a function on flat arrays: ONNX Runtime for ONNX, or the reference evaluator
-    where ONNX Runtime lacks a kernel (float64 attention); eager torch for an ExportedProgram."""
-    if isinstance(program, ir.Model):
+def runner(program: ExportedProgram | ir.Model, threads: int = 0) -> Runner:
+    """A program as a function on flat arrays.
+
+    ONNX runs on ONNX Runtime, or on the reference evaluator where ONNX Runtime lacks a kernel
+    (float64 attention); an ExportedProgram on eager torch.
+    """
+    if not isinstance(program, ir.Model):
+        return lift(program).run
+    try:
+        return Session(program, choice=SessionChoice(threads=threads)).run_arrays
+    except InvalidModel as error:
+        return _evaluator(program, error)
+
+
+def _evaluator(model: ir.Model, why: InvalidModel) -> Runner:
+    graph = lift(model)
+
+    def run(arrays: Sequence[np.ndarray]) -> Arrays:
         try:
-            return Session(program).run_arrays
-        except InvalidModel:
-            pass
-    graph = lift(program)
-    return graph.run
+            return graph.run(list(arrays))
+        except Exception as error:
+            raise InvalidModel(f"{why}; the reference evaluator fails too: {error}") from error
+
+    return run
 
 
-def find_guilty(job: Job, original: Any, batches: Sequence[Batch]) -> tuple[str | None, str]:
-    """The first pass after which the program disagrees, and the last op that it rewrote."""
-    graph = lift(original)
+def find_guilty(job: Job, original: Any, batches: Sequence[Batch]) -> tuple[str | None, str, str]:
+    """The first pass after which the program disagrees, the last op that it rewrote, or where else.
+
+    A program that disagrees before any pass is the fault of the conversion.
+    """
     check = job.checker(original, batches)
+    if first_violation(check(runner(original, job.threads))) is not None:
+        return None, "", "before any pass, in the conversion to ONNX"
+    graph = lift(original)
     kept_off = exclusions(graph, job.passes, job.exclude)
     for one in job.passes:
         report = run_pass(graph, one, kept_off.get(one.name, ()))
-        program = graph.binding.lower(graph)
         try:
-            errors = check(runner(program))
-        except (VerificationError, InvalidModel):
-            return one.spec, report.applied[-1] if report.applied else ""
+            errors = check(runner(graph.binding.lower(graph), job.threads))
+        except InvalidGraph:
+            errors = unusable(["graph"], "")
         if first_violation(errors) is not None:
-            return one.spec, report.applied[-1] if report.applied else ""
-    return None, ""
+            return one.spec, report.applied[-1] if report.applied else "", ""
+    return None, "", ""
 
 
 def output_names(program: ExportedProgram | ir.Model) -> list[str]:
@@ -166,5 +219,3 @@ def stage(report: Report, name: str) -> Iterator[None]:
     finally:
         elapsed = time.perf_counter() - start
         report.stages[name] = report.stages.get(name, 0.0) + elapsed
-
-

@@ -15,7 +15,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def as_arguments(example_inputs: Any) -> Arguments:
-    """A tensor, a tuple or list of positional inputs, or a dict of keyword inputs, as (args, kwargs).
+    """A tensor, a tuple or list of inputs, or a dict of keyword inputs, as (args, kwargs).
 
     numpy arrays become tensors that share their memory.
     """
@@ -40,7 +40,9 @@ class Signature:
         in_spec: pytree of ((args), {kwargs}), or None when inputs are given flat or by name.
         out_spec: pytree of the outputs, or None for a flat result.
         input_leaves: position among the flat leaves of each tensor input.
-        constants: outputs that are no tensors: (position among the output leaves, value).
+        constants: outputs that are no tensors: position among the output leaves, value.
+        fixed: inputs that are no tensors, and so are part of the compiled model: position among
+            the leaves, name and value.
     """
 
     inputs: list[str]
@@ -49,24 +51,31 @@ class Signature:
     out_spec: pytree.TreeSpec | None = None
     input_leaves: list[int] = field(default_factory=list)
     constants: dict[int, Any] = field(default_factory=dict)
+    fixed: dict[int, tuple[str, object]] = field(default_factory=dict)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The tensor inputs of a call, in flat order.
 
         Raises:
-            InvalidInput: an input is missing, unknown, or nested differently from the example.
+            InvalidInput: an input is missing, unknown, or nested differently from the example, or
+                one that is no tensor has another value than in the example.
         """
         if self.in_spec is None:
             return self._flatten_by_name(args, kwargs)
+        leaves: list[Any] | None
         leaves, spec = pytree.tree_flatten((tuple(args), self._ordered(kwargs)))
         if spec != self.in_spec:
-            spec, leaves = self._rearranged(args, kwargs)
-        if spec != self.in_spec:
-            wanted = ", ".join(self.inputs)
+            leaves = self._rearranged(args, kwargs)
+        if leaves is None:
             raise InvalidInput(
-                f"expected the inputs of the example ({wanted}), got {_names(args, kwargs)}"
+                f"expected the inputs of the example ({', '.join(self.inputs) or 'none'}), got "
+                f"{_names(args, kwargs)}"
             )
-        return [leaves[index] for index in self.input_leaves]
+        for index, (name, value) in self.fixed.items():
+            _check_fixed(name, value, leaves[index])
+        return [
+            _as_tensor(n, leaves[k]) for n, k in zip(self.inputs, self.input_leaves, strict=True)
+        ]
 
     def unflatten(self, results: Sequence[Any]) -> Any:
         """The model's own output structure around flat results."""
@@ -85,26 +94,32 @@ class Signature:
             return {name: kwargs[name] for name in known}
         return dict(kwargs)
 
-    def _rearranged(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[pytree.TreeSpec | None, list[Any]]:
-        """Keywords given by position or the other way round, when every input is one tensor."""
-        named = dict(zip(self.inputs, args, strict=False)) | dict(kwargs)
+    def _rearranged(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any] | None:
+        """Keywords given by position or the other way round, when no input is nested.
+
+        An input that is no tensor may be left out: it has its value.
+        """
         assert self.in_spec is not None
-        if set(named) != set(self.inputs) or self.in_spec.num_leaves != len(self.inputs):
-            return None, []
-        if len(args) + len(kwargs) != len(self.inputs):
-            return None, []
-        return self.in_spec, [named[name] for name in self.inputs]
+        if not all(one.is_leaf() for part in self.in_spec.children() for one in part.children()):
+            return None
+        fixed = {name: value for name, value in self.fixed.values()}
+        positions = dict(zip(self.input_leaves, self.inputs, strict=True))
+        positions |= {index: name for index, (name, _) in self.fixed.items()}
+        names = [positions.get(index, "") for index in range(self.in_spec.num_leaves)]
+        given = dict(zip(names, args, strict=False))
+        named = fixed | given | dict(kwargs)
+        if len(args) > len(names) or given.keys() & kwargs.keys() or set(named) != set(names):
+            return None
+        return [named[name] for name in names]
 
     def _flatten_by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
-            args, kwargs = (), args[0]
+            return self._flatten_by_name((), args[0])
         named = dict(zip(self.inputs, args, strict=False)) | dict(kwargs)
         if len(args) + len(kwargs) != len(self.inputs) or set(named) != set(self.inputs):
-            wanted = ", ".join(self.inputs)
+            wanted = ", ".join(self.inputs) or "none"
             raise InvalidInput(f"expected inputs {wanted}; got {_names(args, kwargs)}")
-        return [named[name] for name in self.inputs]
+        return [_as_tensor(name, named[name]) for name in self.inputs]
 
     def to_json(self) -> str:
         """The signature as text; nesting is kept where torch can write it down."""
@@ -115,6 +130,7 @@ class Signature:
             "out_spec": _dump(self.out_spec),
             "input_leaves": self.input_leaves,
             "constants": {str(k): v for k, v in self.constants.items() if _is_plain(v)},
+            "fixed": {str(k): v for k, v in self.fixed.items() if _is_plain(v[1])},
         }
         return json.dumps(plain, indent=2)
 
@@ -124,8 +140,29 @@ class Signature:
         plain = json.loads(text)
         in_spec, out_spec = (_load(plain[key]) for key in ("in_spec", "out_spec"))
         constants = {int(key): value for key, value in plain["constants"].items()}
+        fixed = {int(key): (name, value) for key, (name, value) in plain["fixed"].items()}
         leaves = plain["input_leaves"]
-        return cls(plain["inputs"], plain["outputs"], in_spec, out_spec, leaves, constants)
+        return cls(plain["inputs"], plain["outputs"], in_spec, out_spec, leaves, constants, fixed)
+
+
+def _as_tensor(name: str, value: Any) -> Any:
+    """A torch tensor or a numpy array; numbers and lists of them as torch would read them."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value
+    try:
+        return torch.as_tensor(value).numpy()
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(value).__name__
+        raise InvalidInput(f"input {name!r}: expected a tensor or an array, got {kind}") from None
+
+
+def _check_fixed(name: str, value: Any, given: Any) -> None:
+    if isinstance(given, torch.Tensor | np.ndarray) or given != value:
+        got = type(given).__name__ if isinstance(given, torch.Tensor | np.ndarray) else repr(given)
+        raise InvalidInput(
+            f"input {name!r}: expected {value!r}, the value in example_inputs that the model was "
+            f"compiled with, got {got}: give a tensor there to keep it open, or compile again"
+        )
 
 
 def _is_plain(value: Any) -> bool:
@@ -133,10 +170,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _dump(spec: pytree.TreeSpec | None) -> str | None:
+    """As text; empty where a type in it cannot be written down."""
     try:
         return None if spec is None else pytree.treespec_dumps(spec)
     except (NotImplementedError, TypeError):
-        return None
+        return ""
 
 
 def _load(text: str | None) -> pytree.TreeSpec | None:

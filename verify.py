@@ -1,4 +1,4 @@
-"""Does the result compute what the original computes? Compared output by output, on several inputs."""
+"""Does the result compute what the original does? Compared output by output, on several inputs."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,37 +26,55 @@ def compare(
 ) -> list[OutputError]:
     """The error of every output. NaN and infinity count as equal where both sides hold them.
 
-    The bound on max |Δ| is rtol·max |y| + atol, by default `TOLERANCE` of the dtype and 0.
+    The bound on max |Δ| is rtol·max |y| + atol, by default `TOLERANCE` of the dtype and 0. Another
+    shape or type, or no result, is an infinite error.
     """
-    errors = []
-    for name, want, have in zip(names, expected, got, strict=True):
-        errors.append(_compare_one(name, want, have, atol, rtol))
-    return errors
+    if len(expected) != len(got):
+        return unusable(names, f"expected {len(expected)} outputs, got {len(got)}")
+    triples = zip(names, expected, got, strict=True)
+    return [_compare_one(name, want, have, atol, rtol) for name, want, have in triples]
+
+
+def unusable(names: Sequence[str], detail: str) -> list[OutputError]:
+    """The errors of a program that gives no result to compare."""
+    return [OutputError(name, float("inf"), 0.0, 0.0, -float("inf"), detail) for name in names]
 
 
 def _compare_one(
     name: str, want: np.ndarray, have: np.ndarray, atol: float | None, rtol: float | None
 ) -> OutputError:
-    if want.shape != have.shape:
-        raise VerificationError(
-            f"output {name!r}: expected shape {want.shape}, got {have.shape}",
-            guilty=None, output=name, error=float("inf"), tolerance=0.0,
-        )  # fmt: skip
-    dtype = want.dtype
-    left, right = (array.astype(np.float64).ravel() for array in (want, have))
+    if want.shape != have.shape or want.dtype != have.dtype:
+        detail = f"expected {_described(want)}, got {_described(have)}"
+        return unusable([name], detail)[0]
+    left, right = _differing(want), _differing(have)
     same = (left == right) | (np.isnan(left) & np.isnan(right))
-    left, right = np.where(same, np.nan_to_num(left, posinf=0, neginf=0), left), np.where(
-        same, np.nan_to_num(right, posinf=0, neginf=0), right
-    )
-    delta = np.where(same, 0.0, np.abs(left - right))
+    with np.errstate(invalid="ignore"):
+        delta = np.where(same, 0.0, np.abs(left - right))
     worst = float(delta.max(initial=0.0))
     worst = float("inf") if np.isnan(worst) else worst
-    peak = float(np.abs(left[np.isfinite(left)]).max(initial=0.0))
-    relative = rtol if rtol is not None else TOLERANCE.get(dtype.name, 0.0)
-    bound = relative * peak + (atol or 0.0) if is_float(dtype) else 0.0
-    noise, signal = float((delta**2).sum()), float((left[np.isfinite(left)] ** 2).sum())
-    snr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
-    return OutputError(name, worst, peak, bound, snr)
+    finite = left[np.isfinite(left)]
+    peak = float(np.abs(finite).max(initial=0.0))
+    relative = rtol if rtol is not None else TOLERANCE.get(want.dtype.name, 0.0)
+    bound = relative * peak + (atol or 0.0) if is_float(want.dtype) else 0.0
+    return OutputError(name, worst, peak, bound, _snr(finite, delta))
+
+
+def _differing(array: np.ndarray) -> np.ndarray:
+    """In a type that holds every difference."""
+    kind = np.complex128 if array.dtype.kind == "c" else np.float64
+    return array.astype(kind).ravel()
+
+
+def _snr(signal: np.ndarray, delta: np.ndarray) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        noise, power = float((delta**2).sum()), float((np.abs(signal) ** 2).sum())
+    if not np.isfinite(noise):
+        return -float("inf")
+    return float("inf") if noise == 0 else 10 * float(np.log10(max(power, 1e-300) / noise))
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype.name} of shape {array.shape}"
 
 
 def worst_of(batches: Sequence[Sequence[OutputError]]) -> list[OutputError]:
@@ -76,15 +94,25 @@ def _overshoot(error: OutputError) -> float:
     return error.max_abs / error.tolerance if error.tolerance else float("inf")
 
 
-def failure(error: OutputError, guilty: str | None, node: str = "") -> VerificationError:
-    """The exception for a violated bound."""
-    where = f"after pass {guilty}" if guilty else "in lowering to the runtime"
+def failure(
+    error: OutputError, guilty: str | None, node: str = "", where: str = ""
+) -> VerificationError:
+    """The exception for a violated bound; `where` says what it was if it was no pass."""
+    place = f"after pass {guilty}" if guilty else where or "in lowering to the runtime"
     at = f" (last edited: {node})" if node else ""
+    found = error.detail or (
+        f"max |Δ| = {error.max_abs:.3g}, allowed {error.tolerance:.3g} (max |y| = {error.peak:.3g})"
+    )
+    advice = (
+        "Keep the pass off with exclude=, drop it from passes=, or raise the bound with "
+        "rtol=/atol= if the model amplifies rounding."
+        if guilty
+        else "Raise the bound with rtol=/atol= if the model amplifies rounding; else please report "
+        "this model."
+    )
     return VerificationError(
-        f"the optimized model disagrees {where}{at}: output {error.name!r} has max |Δ| = "
-        f"{error.max_abs:.3g}, allowed {error.tolerance:.3g} (max |y| = {error.peak:.3g}). Nothing "
-        "was written. Keep the pass off with exclude=, drop it from passes=, or raise the bound "
-        "with rtol=/atol= if the model amplifies rounding.",
+        f"the optimized model disagrees {place}{at}: output {error.name!r}: {found}. Nothing was "
+        f"written. {advice}",
         guilty=guilty,
         output=error.name,
         error=error.max_abs,

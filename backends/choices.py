@@ -53,7 +53,6 @@ class SessionChoice:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

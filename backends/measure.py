@@ -1,4 +1,4 @@
-"""Measure candidates side by side: turns of a few calls each, medians, so that drift hits all alike."""
+"""Measure candidates side by side: short turns, medians, so that drift hits all alike."""
 
 import statistics
 import time

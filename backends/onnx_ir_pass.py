@@ -1,8 +1,8 @@
 """passel's passes as `onnx_ir` passes, so that tools built on onnx_ir can adopt them.
 
-    import onnx_ir as ir, passel
-    pipeline = ir.passes.Sequential(passel.onnx_pass("recenter"), SomeOtherPass())
-    model = pipeline(ir.load("model.onnx")).model
+import onnx_ir as ir, passel
+pipeline = ir.passes.Sequential(passel.onnx_pass("recenter"), SomeOtherPass())
+model = pipeline(ir.load("model.onnx")).model
 """
 
 import onnx_ir as ir

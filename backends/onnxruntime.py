@@ -1,9 +1,7 @@
-"""Run ONNX on ONNX Runtime: sessions, zero-copy calls with torch tensors, and `CompiledModel`."""
+"""Run ONNX on ONNX Runtime: providers, and sessions that share memory with torch and numpy."""
 
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +10,12 @@ import onnxruntime as ort
 import torch
 
 from ..errors import BackendUnavailable, InvalidInput, InvalidModel
-from ..graph.onnx_io import read, write
-from ..passes.report import Report
-from ..signature import Signature
+from ..graph.fx_tensor import to_numpy, to_torch
 from .choices import SessionChoice
+from .explain import InputSpec, mismatch
 from .serialize import serialized
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-MANIFEST = "passel.json"
-MODEL_FILE = "model.onnx"
 
 
 def provider(target: str) -> str:
@@ -36,7 +31,7 @@ def provider(target: str) -> str:
     if name not in ort.get_available_providers():
         raise BackendUnavailable(
             f"target {target!r} needs ONNX Runtime's {name}, which this build lacks: "
-            "pip install onnxruntime-gpu, or use target='cpu'"
+            "pip install onnxruntime-gpu in place of onnxruntime, or use target='cpu'"
         )
     return name
 
@@ -61,172 +56,70 @@ class Session:
         if target != "cpu":
             providers.append(PROVIDERS["cpu"])
         disabled = list((choice or SessionChoice()).disabled_optimizers)
+        payload: str | bytes
+        self._keep_alive: list[np.ndarray] = []
         try:
             if isinstance(model, ir.Model):
                 payload, self._keep_alive = serialized(model, options)
             else:
-                payload, self._keep_alive = os.fspath(model), None
+                payload = os.fspath(model)
             self._session = ort.InferenceSession(
                 payload, options, providers=providers, disabled_optimizers=disabled
             )
-        except KeyboardInterrupt:
-            raise
         except Exception as error:
             first = str(error).strip().splitlines()[0]
             raise InvalidModel(f"ONNX Runtime cannot load the model: {first}") from error
+        if providers[0] not in self._session.get_providers():
+            raise BackendUnavailable(
+                f"ONNX Runtime cannot start its {providers[0]}, though this build has it: are the "
+                "CUDA and cuDNN libraries that it needs installed?"
+            )
         self.device = target
-        self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
-        self._specs = {value.name: value for value in self._session.get_inputs()}
+        self._specs = [InputSpec.of_onnxruntime(value) for value in self._session.get_inputs()]
+        self.inputs = [spec.name for spec in self._specs]
 
     def run_arrays(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run on numpy arrays in input order."""
+        if any(array.dtype.kind == "V" for array in arrays):  # bfloat16: numpy has no such type
+            return [to_numpy(t) for t in self.run_tensors([to_torch(array) for array in arrays])]
         feeds = dict(zip(self.inputs, arrays, strict=True))
         try:
             results: list[np.ndarray] = self._session.run(None, feeds)
         except Exception as error:
-            raise self._explain(error, arrays) from error
+            raise self._explained(error, arrays) from error
         return results
 
     def run_tensors(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Run on torch tensors in input order; neither inputs nor outputs are copied on the CPU."""
+        """Run on torch tensors in input order; neither inputs nor outputs are copied on the CPU.
+
+        Raises:
+            InvalidInput: an input has another shape or dtype, or is on another device.
+        """
         binding = self._session.io_binding()
-        held = []
+        held = []  # until the run is over
         for name, tensor in zip(self.inputs, tensors, strict=True):
-            ready = tensor.detach().contiguous()
+            ready = self._ready(name, tensor)
             held.append(ready)
-            binding.bind_ortvalue_input(name, ort.OrtValue.from_dlpack(_plain(ready)))
+            binding.bind_ortvalue_input(name, ort.OrtValue.from_dlpack(ready))
         for name in self.outputs:
-            binding.bind_output(name, "cuda" if self.device == "cuda" else "cpu")
+            binding.bind_output(name, self.device)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise self._explain(error, tensors) from error
-        return [_to_torch(value) for value in binding.get_outputs()]
+            raise self._explained(error, tensors) from error
+        return [torch.from_dlpack(value) for value in binding.get_outputs()]
 
-    def _explain(self, error: Exception, given: Sequence[Any]) -> Exception:
-        """An input mismatch in the user's terms; anything else as ONNX Runtime put it."""
-        for name, value in zip(self.inputs, given, strict=True):
-            spec = self._specs[name]
-            shape, wanted = tuple(value.shape), tuple(spec.shape)
-            fits = len(shape) == len(wanted) and all(
-                not isinstance(w, int) or w == s for s, w in zip(shape, wanted, strict=True)
+    def _ready(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type not in ("cpu", self.device):
+            raise InvalidInput(
+                f"input {name!r}: expected a tensor on {self.device}, got one on {tensor.device}"
             )
-            if not fits:
-                return InvalidInput(f"input {name!r}: expected shape {wanted}, got {shape}")
-            have = _ort_type(value)
-            if have != spec.type:
-                return InvalidInput(f"input {name!r}: expected {spec.type}, got {have}")
+        return tensor.detach().resolve_conj().resolve_neg().contiguous()
+
+    def _explained(self, error: Exception, given: Sequence[Any]) -> Exception:
+        """An input mismatch in the user's terms; anything else as ONNX Runtime put it."""
         first = str(error).strip().splitlines()[0]
-        return InvalidModel(f"ONNX Runtime failed while running: {first}")
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor
-
-
-def _ort_type(value: Any) -> str:
-    names = {"float32": "float", "float64": "double"}
-    text = str(value.dtype).removeprefix("torch.")
-    return f"tensor({names.get(text, text)})"
-
-
-def _to_torch(value: Any) -> torch.Tensor:
-    if value.data_type() == "tensor(bool)":
-        return torch.from_numpy(value.numpy())
-    return torch.from_dlpack(value)
-
-
-class CompiledModel:
-    """A model lowered to ONNX Runtime: call it like the original.
-
-    Attributes:
-        report: what was done, and how it was verified.
-        signature: names and nesting of inputs and outputs.
-    """
-
-    def __init__(
-        self,
-        model: ir.Model,
-        signature: Signature,
-        report: Report,
-        target: str = "cpu",
-        choice: SessionChoice | None = None,
-        session: Session | None = None,
-    ) -> None:
-        self.report = report
-        self.signature = signature
-        self.target = target
-        self._choice = choice or SessionChoice()
-        self._model = model
-        self._session = session or Session(model, target, self._choice)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's outputs in its own structure: torch in, torch out; numpy in, numpy out.
-
-        Raises:
-            InvalidInput: an input has a wrong name, number, shape or dtype.
-        """
-        flat = self.signature.flatten(args, kwargs)
-        if any(isinstance(value, torch.Tensor) for value in flat):
-            tensors = [torch.as_tensor(value) for value in flat]
-            return self.signature.unflatten(self._session.run_tensors(tensors))
-        arrays = [np.asarray(value) for value in flat]
-        return self.signature.unflatten(self._session.run_arrays(arrays))
-
-    @property
-    def onnx(self) -> ir.Model:
-        """The lowered model (it may use com.microsoft ops)."""
-        return self._model
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a folder that `passel.load` runs again: model, session choices, calling convention.
-
-        Raises:
-            InvalidInput: the path is a file, a folder of something else, or not writable.
-        """
-        folder = Path(path)
-        if folder.exists() and (not folder.is_dir() or _is_foreign(folder)):
-            raise InvalidInput(f"save: expected a new folder or a saved model, got {folder}")
-        manifest = {
-            "format": 1,
-            "target": self.target,
-            "session": self._choice.to_dict(),
-            "signature": json.loads(self.signature.to_json()),
-            "report": self.report.to_dict(),
-        }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidInput(f"save: expected a writable path, got {folder}: {error}") from error
-        write(self._model, folder / MODEL_FILE)
-        temporary = folder / f".{MANIFEST}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder / MANIFEST)
-
-
-def _is_foreign(folder: Path) -> bool:
-    return any(folder.iterdir()) and not (folder / MANIFEST).exists()
-
-
-def load(path: str | os.PathLike[str]) -> CompiledModel:
-    """Load what `CompiledModel.save` wrote.
-
-    Raises:
-        InvalidInput: there is no saved model at the path.
-        BackendUnavailable: it was compiled for a target that this machine lacks.
-    """
-    folder = Path(path)
-    manifest_path = folder / MANIFEST
-    if not manifest_path.is_file():
-        raise InvalidInput(f"load: expected a folder written by CompiledModel.save, got {folder}")
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        signature = Signature.from_json(json.dumps(manifest["signature"]))
-        choice = SessionChoice.from_dict(manifest["session"])
-        target = manifest["target"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidModel(f"load: {manifest_path} is damaged: {error!r}") from error
-    session = Session(folder / MODEL_FILE, target, choice)
-    report = Report(model=str(folder), notes=[f"loaded from {folder}"])
-    return CompiledModel(read(folder / MODEL_FILE), signature, report, target, choice, session)
+        return mismatch(self._specs, given) or InvalidModel(
+            f"ONNX Runtime failed while running: {first}"
+        )

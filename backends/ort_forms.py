@@ -11,7 +11,7 @@ CONTRIB = "com.microsoft"
 
 
 def simplified(model: ir.Model) -> ir.Model:
-    """Standard RMSNormalization as SimplifiedLayerNormalization, which older runtimes fuse better."""
+    """RMSNormalization as SimplifiedLayerNormalization, which older runtimes fuse better."""
     result = model.clone()
     for node in result.graph:
         if node.op_type == "RMSNormalization" and node.domain in ("", "ai.onnx"):

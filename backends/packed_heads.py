@@ -1,7 +1,7 @@
 """Let the standard Attention operator split the heads itself, instead of a transpose per operand.
 
-reshape [B, S, H·D] → [B, S, H, D], transpose, Attention, transpose back, reshape: with the heads given
-as attributes, Attention (opset 23) takes and gives [B, S, H·D] and moves the data on the way.
+reshape [B, S, H·D] → [B, S, H, D], transpose, Attention, transpose back, reshape: with the heads
+given as attributes, Attention (opset 23) takes and gives [B, S, H·D] and moves the data itself.
 Exact: ONNX Runtime computes the same bits.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 import torch
 
-from ..errors import InvalidModel
+from ..errors import InvalidModel, UnsupportedModel
 from ..graph import onnx as onnx_view
 from ..passes.driver import run_passes
 from ..passes.registry import resolve
@@ -25,9 +25,11 @@ from .packed_heads import packed_heads
 MEASURE_SECONDS = 0.4
 """Time given to each candidate."""
 MEASURE_BYTES = 1 << 30
-"""Above this size of the weights only the favourite is built: each candidate holds packed copies."""
+"""Above this size of weights only the favourite is built: each candidate holds packed copies."""
 
-FORM = Choice("form", ("matrices", "matrices, merged linears", "matrices, skip norms", "as lowered"))
+FORM = Choice(
+    "form", ("matrices", "matrices, merged linears", "matrices, skip norms", "as lowered")
+)
 """Which spelling of the graph the runtime gets, the usual winner first."""
 
 Check = Callable[[Runner], list[OutputError]]
@@ -51,10 +53,15 @@ class Candidate:
 
 @dataclass
 class Selection:
-    """The winner, and what became of the others (name: median in ms, or why it fell out)."""
+    """The winner (None if all disagree) and what became of each: median in ms, or why it fell out.
 
-    winner: Candidate
+    Attributes:
+        errors: of the winner, or else of the last candidate that disagreed.
+    """
+
+    winner: Candidate | None
     outcomes: dict[str, float | str]
+    errors: list[OutputError]
 
 
 def select(
@@ -69,7 +76,7 @@ def select(
     """The fastest correct candidate on this machine.
 
     Raises:
-        InvalidModel: ONNX Runtime can load none of them.
+        UnsupportedModel: ONNX Runtime can load none of them.
     """
     heavy = weight_bytes(lowered) > MEASURE_BYTES
     names = FORM.options if measure and not heavy else FORM.options[:1]
@@ -78,11 +85,10 @@ def select(
         search.consider(name)
     if search.best is None and FORM.options[-1] not in names:
         search.consider(FORM.options[-1])
-    winner = search.best or search.wrong
-    if winner is None:
-        reason = search.outcomes[FORM.options[-1]]
-        raise InvalidModel(f"ONNX Runtime cannot load the lowered model: {reason}")
-    return Selection(winner, search.outcomes)
+    if search.best is None and not search.wrong:
+        raise UnsupportedModel(search.refusal)
+    errors = search.best.errors if search.best is not None else search.wrong
+    return Selection(search.best, search.outcomes, errors)
 
 
 @dataclass
@@ -91,7 +97,8 @@ class _Search:
 
     Attributes:
         best: the fastest correct candidate so far.
-        wrong: the last candidate that disagreed, for the error message when all do.
+        wrong: errors of the last candidate that disagreed, for the message when all do.
+        refusal: why the last candidate could not be loaded.
         seen: operators of the graphs tried, in order.
     """
 
@@ -101,7 +108,8 @@ class _Search:
     session_choice: SessionChoice
     check: Check | None
     best: Candidate | None = None
-    wrong: Candidate | None = None
+    wrong: list[OutputError] = field(default_factory=list)
+    refusal: str = ""
     outcomes: dict[str, float | str] = field(default_factory=dict)
     seen: list[list[tuple[str, str]]] = field(default_factory=list)
 
@@ -115,13 +123,13 @@ class _Search:
         try:
             session = Session(model, self.target, self.session_choice)
         except InvalidModel as error:
-            self.outcomes[name] = str(error)
+            self.outcomes[name] = self.refusal = str(error)
             return
         candidate = Candidate(name, model, self.session_choice, session)
         if self.check is not None:
             candidate.errors = self.check(session.run_arrays)
         if first_violation(candidate.errors) is not None:
-            self.outcomes[name], self.wrong = "disagrees with the original", candidate
+            self.outcomes[name], self.wrong = "disagrees with the original", candidate.errors
         else:
             self._meet(candidate)
 

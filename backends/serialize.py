@@ -61,7 +61,7 @@ def _hollow(values: list[ir.Value]) -> Iterator[None]:
                 0,
                 tensor.nbytes,
                 tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 name=str(value.name),
                 base_dir="",
             )

@@ -6,6 +6,8 @@ they change nothing. A residual add lets a map through by asking the other opera
 which telescopes post-norm scales down a residual stream.
 """
 
+from functools import partial
+
 import numpy as np
 
 from ..graph import Graph, Op, Value
@@ -64,7 +66,7 @@ class Planner(Puller):
     def _push_through(self, op: Op, diagonal: Diagonal) -> Plan:
         edits: list[Edit] = []
         for result, output in enumerate(op.outputs):
-            moved = diagonal.map(lambda a, n, r=result: onto_result(op, a, n, r))
+            moved = diagonal.map(partial(onto_result, op, result=result))
             if moved is None:
                 return Refusal("the channel axis is mixed with another", op.name, op.kind)
             plan = self.push(output, moved)
@@ -136,10 +138,10 @@ class Planner(Puller):
         return beyond if isinstance(beyond, Refusal) else [*plan, *beyond]
 
     def _push_concat(self, op: Concat, index: int, diagonal: Diagonal) -> Plan:
-        """Along the channels: neutral over the others. Along another axis: they take the inverse."""
+        """Along the channels: neutral over the others; along another axis they take the inverse."""
         edits: list[Edit] = []
         if op.axis in diagonal.axes:
-            spread = diagonal.map(lambda a, n: concat_spread(op, a, index, n))
+            spread = diagonal.map(partial(concat_spread, op, index=index))
             if spread is None:
                 return Refusal("a symbolic extent is concatenated", op.name)
             return self.push(op.output, spread)

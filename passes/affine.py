@@ -49,15 +49,12 @@ class Diagonal:
         return tuple(int(axis) for axis in np.flatnonzero(widths > 1))
 
     def without_shift(self) -> "Diagonal":
-        """y = scale⊙x."""
+        """The map without its shift."""
         return Diagonal(self.scale, np.zeros((1,) * self.rank))
 
     def then(self, outer: "Diagonal") -> "Diagonal":
         """outer∘self."""
         return Diagonal(outer.scale * self.scale, outer.scale * self.shift + outer.shift)
-
-    def without_shift(self) -> "Diagonal":
-        return Diagonal(self.scale, np.zeros((1,) * self.rank))
 
     def map(self, move: "Callable[[np.ndarray, float], np.ndarray | None]") -> "Diagonal | None":
         """Both arrays through `move(array, neutral)`; None when either cannot pass."""
@@ -146,7 +143,8 @@ def _batch_norm(op: BatchNorm, rank: int) -> tuple[Value, Diagonal] | None:
     scale, shift, mean, variance = (op.operand(k) for k in (1, 2, 3, 4))
     if any(v is not None and v.constant is None for v in (scale, shift, mean, variance)):
         return None
-    assert mean is not None and variance is not None
+    assert mean is not None
+    assert variance is not None
     gain = 1.0 / np.sqrt(variance.array().astype(np.float64) + op.eps)
     if scale is not None:
         gain = gain * scale.array().astype(np.float64)

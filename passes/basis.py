@@ -13,7 +13,10 @@ from ..graph import Graph, Op, Shape, Value
 from ..graph.ops import Conv, Elementwise, Gather, Linear, Norm, Reduce, Slice, Transpose
 from .commuting import joined_operands
 from .streams import Stream, Writer
-from .weights import BLOCK_BYTES, row_axis
+from .weights import row_axis
+
+BLOCK_BYTES = 1 << 20
+"""Size of the float64 block that a map works on: one that stays in the cache."""
 
 
 class Basis(Protocol):
@@ -79,8 +82,9 @@ class Helmert:
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         k = np.arange(1, rows.shape[-1])
-        sums = np.cumsum(rows, axis=-1)[..., :-1]
-        projected: np.ndarray = (sums - k * rows[..., 1:]) / np.sqrt(k * (k + 1.0))
+        projected: np.ndarray = rows[..., 1:] * -k
+        projected += np.cumsum(rows, axis=-1)[..., :-1]
+        projected /= np.sqrt(k * (k + 1.0))
         return projected
 
     def insert(self, graph: Graph, value: Value, axis: int) -> Value:
@@ -168,7 +172,7 @@ def along(array: np.ndarray, axis: int, function: Callable[[np.ndarray], np.ndar
     rows = max(1, BLOCK_BYTES * moved.shape[0] // max(1, moved.size * 8))
     for start in range(0, moved.shape[0], rows):
         window = slice(start, start + rows)
-        view[window] = function(moved[window].astype(np.float64))
+        view[window] = function(moved[window].astype(np.float64, order="C"))
     return target
 
 

@@ -117,7 +117,8 @@ def exclusions(
     if unknown:
         ran = ", ".join(sorted(names))
         raise InvalidInput(f"exclude: expected passes of this run ({ran}), got {sorted(unknown)}")
-    found = {n.replace("_", "-"): [Pattern(text) for text in texts] for n, texts in exclude.items()}
+    listed = {name: [t] if isinstance(t, str) else t for name, t in exclude.items()}
+    found = {n.replace("_", "-"): [Pattern(text) for text in texts] for n, texts in listed.items()}
     ops = list(graph.ops)
     for pattern in {p.text: p for patterns in found.values() for p in patterns}.values():
         if not any(pattern.matches(op) for op in ops):

@@ -84,11 +84,9 @@ def gain_edit(op: Norm, diagonal: Diagonal) -> Plan:
         return Refusal("the map does not vary along the normalised axes", op.name)
     if op.norm != "layer" and diagonal.shifts:
         return Refusal("an RMS norm has no shift", op.name)
-    width = op.x.shape[head:]
-    parts = (op.scale, op.shift)
-    if any(p is not None and p.constant is None for p in parts) or any(
-        isinstance(dim, str) for dim in width
-    ):
+    width = tuple(dim for dim in op.x.shape[head:] if isinstance(dim, int))
+    computed = any(p is not None and p.constant is None for p in (op.scale, op.shift))
+    if computed or len(width) != op.ndim:
         return Refusal("the norm's gain is not a constant", op.name)
 
     def apply(graph: Graph) -> None:

@@ -5,7 +5,8 @@ Rewrite:
 
 Why: at inference a weight is a number, and so is what is computed from weights: weight
 standardisation, reparametrisations, adapters added at run time (W + B·A), gates, template mixtures.
-Exactness: reassociates; the original ops are run, in float64 where they allow, and rounded once.
+Exactness: reassociates; the original ops are run, in float64 where they allow, and the result is
+rounded once, however many ops made it.
 Legality: every operand is a constant and the op is neither random nor stateful. A result larger
 than the operands that it sets free by more than 64 KiB (an expanded table) stays computed, unless a
 weight needs it; an op that unpacks a quantized weight always does.
@@ -37,19 +38,27 @@ class ConstantSite:
     Attributes:
         op: the op.
         graph: what can evaluate it.
+        wide: by constant, its value before rounding, while an op of this walk will ask for it.
+        derived: the values that are computed from constants alone.
     """
 
     op: Op
     graph: Graph
+    wide: dict[Value, np.ndarray]
+    derived: set[Value]
 
     @cached_property
     def results(self) -> list[np.ndarray] | Exception:
         """What the op makes, or why it cannot be run here; computed once, when asked for."""
-        arrays = [None if value is None else value.array() for value in self.op.inputs]
+        arrays = [None if value is None else self.array(value) for value in self.op.inputs]
         try:
             return self.graph.binding.evaluate(self.op, arrays)
         except Exception as error:  # an IR has operators that its reference lacks or gets wrong
             return error
+
+    def array(self, value: Value) -> np.ndarray:
+        """A constant operand, as exactly as it is known."""
+        return self.wide[value] if value in self.wide else value.array()
 
     @property
     def anchor(self) -> Op:
@@ -68,9 +77,11 @@ class FoldConstants(Pass[ConstantSite]):
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
 
     def match(self, graph: Graph) -> Iterator[ConstantSite]:
+        wide: dict[Value, np.ndarray] = {}
+        derived = derived_values(graph)
         for op in graph.ops:
             if all(value is None or value.constant is not None for value in op.inputs):
-                yield ConstantSite(op, graph)
+                yield ConstantSite(op, graph, wide, derived)
 
     def refuse(self, graph: Graph, site: ConstantSite) -> Refusal | None:
         op = site.op
@@ -89,13 +100,31 @@ class FoldConstants(Pass[ConstantSite]):
         return None
 
     def rewrite(self, graph: Graph, site: ConstantSite) -> None:
-        op, results = site.op, site.results
+        op, results, operands = site.op, site.results, list(site.op.inputs)
         assert not isinstance(results, Exception)
         for output, result in zip(op.outputs, results, strict=True):
             dtype = result.dtype if output.dtype is None else output.dtype
-            exact = np.asarray(result).astype(dtype, copy=False)
-            graph.replace(output, graph.constant(exact, output.name))
+            needed = any(site.derived.intersection(reader.outputs) for reader in output.readers)
+            exact = np.asarray(result)
+            constant = graph.constant(exact.astype(dtype, copy=False), output.name)
+            graph.replace(output, constant)
+            if needed and exact.dtype != dtype:
+                site.wide[constant] = exact
         graph.prune(op)
+        for value in operands:
+            if value is not None and not value.uses:
+                site.wide.pop(value, None)
+
+
+def derived_values(graph: Graph) -> set[Value]:
+    """The values that are computed from constants alone, by ops that may be folded."""
+    found: set[Value] = set()
+    for op in graph.ops:
+        if op.effectful:
+            continue
+        if all(v is None or v.constant is not None or v in found for v in op.inputs):
+            found.update(op.outputs)
+    return found
 
 
 def _unpacks(op: Op) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
 import numpy as np
 
@@ -106,7 +107,7 @@ class Puller:
 
     def _pull_through(self, op: Op, value: Value, diagonal: Diagonal) -> Plan:
         result = op.outputs.index(value)
-        moved = diagonal.map(lambda a, n: onto_operand(op, a, n, result))
+        moved = diagonal.map(partial(onto_operand, op, result=result))
         if moved is None:
             return Refusal("the channel axis is mixed with another", op.name, op.kind)
         source = op.require(0)
@@ -121,7 +122,7 @@ class Puller:
         edits: list[Edit] = []
         for index, operand in enumerate(op.inputs):
             assert operand is not None
-            piece = diagonal.map(lambda a, n, k=index: concat_piece(op, a, k))
+            piece = diagonal.map(partial(concat_piece, op, index=index))
             if piece is None:
                 return Refusal("a symbolic extent is concatenated", op.name)
             plan = self.pull(operand, piece, op)
@@ -212,5 +213,7 @@ def _entry(op: Gather) -> int | None:
 
 
 def _window(op: Slice, extent: int) -> range:
-    assert op.starts and op.ends and op.steps
+    assert op.starts is not None
+    assert op.ends is not None
+    assert op.steps is not None
     return range(*slice(op.starts[0], op.ends[0], op.steps[0]).indices(extent))

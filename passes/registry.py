@@ -1,7 +1,7 @@
 """The passes by name, the default pipeline, and how a request for passes is read."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..errors import InvalidInput
 from .base import Pass
@@ -58,7 +58,7 @@ def resolve(request: "Request") -> "list[AnyPass]":
     Raises:
         InvalidInput: a name or a parameter is unknown.
     """
-    if isinstance(request, str | Pass):
+    if isinstance(request, str | Pass) or not isinstance(request, Iterable):
         request = [request]
     found: list[AnyPass] = []
     for entry in request:
@@ -66,6 +66,9 @@ def resolve(request: "Request") -> "list[AnyPass]":
             found.append(entry)
         elif entry == "default":
             found.extend(DEFAULT)
+        elif not isinstance(entry, str):
+            kind = type(entry).__name__
+            raise InvalidInput(f"passes: expected names, specs or pass objects, got {kind}")
         elif entry != "none":
             found.append(parse(entry))
     return found

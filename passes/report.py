@@ -1,5 +1,6 @@
 """What a compilation did: what each pass changed and left alone and why, sizes, errors."""
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -55,6 +56,7 @@ class OutputError:
         peak: max |y| of the original.
         tolerance: the bound on max_abs that verification used.
         snr_db: signal-to-noise ratio, 10·log₁₀(Σy²/ΣΔ²); inf for equal outputs.
+        detail: what differs, where it is not the numbers (shape, type, no result at all).
     """
 
     name: str
@@ -62,6 +64,7 @@ class OutputError:
     peak: float
     tolerance: float
     snr_db: float
+    detail: str = ""
 
     @property
     def relative(self) -> float:
@@ -153,15 +156,18 @@ class Report:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write `to_dict` to a file, beside it first and then renamed."""
         target = Path(path)
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise InvalidInput(
                 f"expected a writable path for the report, got {path}: {error}"
             ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def __str__(self) -> str:
         from .report_text import render

@@ -11,7 +11,7 @@ one by one, each on the graph as it then stands, so that rewriting one cannot ma
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..graph import Graph, Op, Value
 from ..graph.ops import Conv, Gather, Linear, Norm, ShapeOf
@@ -50,6 +50,8 @@ class Stream:
         writers, readers: where it begins and ends.
         blockers: why its basis must not change, if anything stands against it.
         shape_readers: ops that read only extents of a value on the stream.
+        blocked: the values that the blockers hold.
+        joined: operands, on the stream, of every value that is joined from some.
     """
 
     width: int
@@ -58,6 +60,13 @@ class Stream:
     readers: list[Norm] = field(default_factory=list)
     blockers: list[Refusal] = field(default_factory=list)
     shape_readers: list[ShapeOf] = field(default_factory=list)
+    blocked: list[Value] = field(default_factory=list)
+    joined: dict[Value, list[Value]] = field(default_factory=dict)
+
+    def block(self, value: Value, reason: Refusal) -> None:
+        """Note that `value` must keep its basis."""
+        self.blocked.append(value)
+        self.blockers.append(reason)
 
     @property
     def name(self) -> str:
@@ -75,22 +84,69 @@ class Stream:
 
 
 def find_streams(graph: Graph, norms: Sequence[str]) -> Iterator[Stream]:
-    """Every stream that a norm of one of these kinds ("layer", "rms", "crms") reads, in order."""
+    """Every stream that a norm of one of these kinds ("layer", "rms", "crms") reads, in order.
+
+    Where a blocker holds only the first part of a residual stream (a positional convolution, a
+    tapped feature map), the stream begins after it, with a computed writer.
+    """
     seen: set[Norm] = set()
     order = {norm: position for position, norm in enumerate(graph.walk(Norm))}
+    whole = Stream(0)
     for norm in order:
         if norm.erased or norm.norm not in norms or norm in seen:
             continue
         width = norm.x.shape[-1] if norm.x.shape else None
         if norm.ndim != 1 or not isinstance(width, int):
             continue
-        stream = _grow(graph, norm.x, width, norms)
+        if norm.x not in whole.axes or not whole.blocked:
+            whole = _grow(graph, norm.x, width, norms, frozenset())
+            fixed = fixed_values(whole)
+        stream = _after(graph, whole, norm, norms, fixed)
         stream.readers.sort(key=lambda reader: order.get(reader, len(order)))
         seen.update(stream.readers)
         yield stream
 
 
-def _grow(graph: Graph, start: Value, width: int, norms: Sequence[str]) -> Stream:
+def _after(
+    graph: Graph, whole: Stream, norm: Norm, norms: Sequence[str], fixed: frozenset[Value]
+) -> Stream:
+    """The stream that `norm` reads, without what is fixed; the blocked one if little is left."""
+    if not fixed:
+        return whole
+    if norm.x in fixed:
+        return replace(whole, readers=[reader for reader in whole.readers if reader.x in fixed])
+    rest = _grow(graph, norm.x, whole.width, norms, fixed)
+    if len(rest.readers) > len(rest.computed):
+        return rest
+    return replace(whole, readers=rest.readers)
+
+
+def fixed_values(stream: Stream) -> frozenset[Value]:
+    """Values that must keep their basis because something that is no norm sees them.
+
+    With a result its operands are fixed; and where one operand is fixed, the others are too: their
+    sum can only be changed after it is made.
+    """
+    sources: dict[Value, list[Value]] = {}
+    for result, operands in stream.joined.items():
+        for operand in operands:
+            sources.setdefault(operand, []).append(result)
+    fixed: set[Value] = set()
+    worklist = list(stream.blocked)
+    while worklist:
+        value = worklist.pop()
+        if value in fixed:
+            continue
+        fixed.add(value)
+        worklist += stream.joined.get(value, ())
+        for result in sources.get(value, ()):
+            worklist += stream.joined[result]
+    return frozenset(fixed)
+
+
+def _grow(
+    graph: Graph, start: Value, width: int, norms: Sequence[str], fixed: frozenset[Value]
+) -> Stream:
     stream = Stream(width)
     worklist = [(start, (start.rank or 0) - 1)]
     while worklist:
@@ -98,10 +154,10 @@ def _grow(graph: Graph, start: Value, width: int, norms: Sequence[str]) -> Strea
         known = stream.axes.get(value)
         if known is not None:
             if known != axis:
-                stream.blockers.append(Refusal("the stream is read along two axes", value.name))
+                stream.block(value, Refusal("the stream is read along two axes", value.name))
             continue
         stream.axes[value] = axis
-        worklist += _upwards(stream, value, axis)
+        worklist += _upwards(stream, value, axis, fixed)
         if value.constant is None:
             worklist += _downwards(graph, stream, value, axis, norms)
         else:  # what else reads a constant keeps the original
@@ -112,20 +168,25 @@ def _grow(graph: Graph, start: Value, width: int, norms: Sequence[str]) -> Strea
 Step = list[tuple[Value, int]]
 
 
-def _upwards(stream: Stream, value: Value, axis: int) -> Step:
+def _upwards(stream: Stream, value: Value, axis: int, fixed: frozenset[Value]) -> Step:
     """The operands that a value on the stream is joined from, or a writer."""
     op = value.producer
     if value.constant is None and op is not None:
         operands = joined_operands(op, value, axis, stream.width)
+        found = [(op.require(index), shifted) for index, shifted in operands or ()]
+        if any(operand in fixed for operand, _ in found):
+            stream.writers.append(Writer(value, axis))
+            return []
         if operands is not None:
-            return [(op.require(index), shifted) for index, shifted in operands]
+            stream.joined[value] = [operand for operand, _ in found]
+            return found
     stream.writers.append(Writer(value, axis, op if _is_editable(op, axis, value) else None))
     return []
 
 
 def _downwards(graph: Graph, stream: Stream, value: Value, axis: int, norms: Sequence[str]) -> Step:
     if graph.is_output(value):
-        stream.blockers.append(Refusal("the stream is a graph output", value.name))
+        stream.block(value, Refusal("the stream is a graph output", value.name))
     found: Step = []
     normed = set(_norms_of(value, axis))
     for op, index in list(value.uses):
@@ -135,16 +196,20 @@ def _downwards(graph: Graph, stream: Stream, value: Value, axis: int, norms: Seq
                 stream.readers.append(op)
             else:
                 reason = "a norm of another kind reads the stream"
-                stream.blockers.append(Refusal(reason, op.name, op.kind))
+                stream.block(value, Refusal(reason, op.name, op.kind))
         elif isinstance(op, ShapeOf):
             stream.shape_readers.append(op)
         else:
-            found += _joined_results(stream, op, index, axis)
+            results = _joined_results(stream, op, index, axis)
+            if results is None:
+                reason = "an op reads the stream itself, not a norm of it"
+                stream.block(value, Refusal(reason, op.name, op.kind))
+            found += results or []
     return found
 
 
-def _joined_results(stream: Stream, op: Op, index: int, axis: int) -> Step:
-    """The results that operand `index` goes into, if `op` lets a linear map pass."""
+def _joined_results(stream: Stream, op: Op, index: int, axis: int) -> Step | None:
+    """The results that operand `index` goes into, or None if `op` lets no linear map pass."""
     for output in op.outputs:
         for result_axis in range(output.rank or 0):
             if output.shape is None or output.shape[result_axis] != stream.width:
@@ -152,9 +217,7 @@ def _joined_results(stream: Stream, op: Op, index: int, axis: int) -> Step:
             operands = joined_operands(op, output, result_axis, stream.width)
             if operands is not None and (index, axis) in operands:
                 return [(result, result_axis) for result in op.outputs]
-    reason = "an op reads the stream itself, not a norm of it"
-    stream.blockers.append(Refusal(reason, op.name, op.kind))
-    return []
+    return None
 
 
 def _norms_of(value: Value, axis: int) -> list[Norm]:

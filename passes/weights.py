@@ -92,7 +92,7 @@ def columns_dot(op: Linear | Conv, shift: np.ndarray) -> np.ndarray:
 
 
 def blocked_product(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """matrix @ vector in float64 without a float64 copy of the whole matrix."""
+    """Matrix @ vector in float64 without a float64 copy of the whole matrix."""
     rows = max(1, BLOCK_BYTES // (8 * max(1, matrix.shape[1])))
     blocks = range(0, matrix.shape[0], rows)
     return np.concatenate([matrix[i : i + rows].astype(np.float64) @ vector for i in blocks])
@@ -140,7 +140,7 @@ def _scale_axis(graph: Graph, op: Linear | Conv, axis: int, factor: np.ndarray) 
 
 
 def _multiply(weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """weight * factor by blocks, where the factor varies along the first axis."""
+    """Weight * factor by blocks, where the factor varies along the first axis."""
     result = np.empty_like(weight)
     rows = max(1, BLOCK_BYTES * weight.shape[0] // max(1, weight.size * 8))
     for start in range(0, weight.shape[0], rows):

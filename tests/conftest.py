@@ -31,6 +31,7 @@ BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 3e-2, "bfloat16": 2e-1}
 """max |Δ| / max |y| that an exact pass may cause, by element type."""
 
 Arrays = list[np.ndarray]
+Lifted = tuple[Graph, Callable[[], Arrays]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +48,24 @@ def pytest_configure(config: pytest.Config) -> None:
     thorough = config.getoption("--thorough") or os.environ.get("PASSEL_THOROUGH") == "1"
     hypothesis.settings.load_profile("thorough" if thorough else "fast")
     _memoise_exporter()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what test_architectures.py recorded of each architecture, in either outcome."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    rows = sorted(
+        {tuple(row[:6]): row for name, row in properties if name == "architecture"}.items()
+    )
+    if not rows:
+        return
+    terminalreporter.section("norms of every architecture")
+    terminalreporter.line(
+        f"{'architecture':24}{'view':6}{'LN':>4}{'-> LN':>6}{'RMS':>5}{'error':>9}"
+    )
+    for _, (name, view, before, layer, rms, error, note) in rows:
+        counts = f"{before:4}{layer:6}{rms:5}{error:9.0e}"
+        terminalreporter.line(f"{name:24}{view:6}{counts}  {note}")
 
 
 def _memoise_exporter() -> None:
@@ -134,23 +153,27 @@ class View:
 
     name: str
 
-    def lift(
+    def export(
         self,
         module: nn.Module,
         inputs: Sequence[Tensor],
         dynamic_shapes: Any = None,
         opset: int = 20,
-    ) -> tuple[Graph, Callable[[], Arrays]]:
-        """The graph of a module, and a function that runs the graph as it stands on the inputs."""
-        program = export_program(
-            module.eval(), (tuple(inputs), {}), dynamic_shapes, type(module).__name__
-        )
+    ) -> Any:
+        """The module as a program of this view's IR."""
+        name = type(module).__name__
+        program = export_program(module.eval(), (tuple(inputs), {}), dynamic_shapes, name)
+        return program if self.name == "fx" else to_onnx(program, opset)
+
+    def open(self, program: Any, inputs: Sequence[Tensor]) -> Lifted:
+        """The graph of a program, and a function that runs the graph as it stands on the inputs."""
+        graph = (fx if self.name == "fx" else onnx_view).lift(program)
         arrays = [to_numpy(tensor) for tensor in inputs]
-        if self.name == "fx":
-            graph = fx.lift(program)
-        else:
-            graph = onnx_view.lift(to_onnx(program, opset))
         return graph, lambda: graph.run(arrays)
+
+    def lift(self, module: nn.Module, inputs: Sequence[Tensor], **how: Any) -> Lifted:
+        """`export`, then `open`."""
+        return self.open(self.export(module, inputs, **how), inputs)
 
     def apply(
         self,
@@ -209,10 +232,10 @@ def run_on() -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def onnx_text() -> Callable[..., tuple[Graph, Callable[..., Arrays]]]:
+def onnx_text() -> Callable[..., Lifted]:
     """A graph from ONNX's text form, for what torch cannot write, with what runs it."""
 
-    def build(text: str, *arrays: np.ndarray) -> tuple[Graph, Callable[[], Arrays]]:
+    def build(text: str, *arrays: np.ndarray) -> Lifted:
         graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(text)))
         return graph, lambda: graph.run(list(arrays))
 

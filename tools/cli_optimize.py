@@ -133,7 +133,7 @@ def verify(job: Job, captured: Captured, original: ir.Model, lowered: ir.Model) 
         VerificationError: they disagree; it names the pass, or the conversion of the opset.
     """
     model = captured.program
-    batches = job.batches(captured, model, captured.inputs or [])
+    batches = job.batches(captured, captured.inputs or [])
     check = job.checker(original, batches)
     errors = check(runner(lowered))
     if original is not model and first_violation(errors) is not None:

@@ -6,7 +6,7 @@ torch.onnx's guard, which turns the NaN of a row that is masked throughout into 
 
 from dataclasses import dataclass
 
-from ...graph import Graph, Op, Shape, Value
+from ...graph import Dim, Graph, Op, Shape, Value
 from ...graph.ops import Attention, Elementwise, MatMul, Reshape, Softmax, Transpose
 from ...graph.shapes import reshape_groups
 from .moves import RESHAPES
@@ -99,10 +99,13 @@ def _last_two_swapped(value: Value) -> Value | None:
 
 
 def _heads_agree(q: Value, k: Value, v: Value) -> bool:
-    if any(value.shape is None or len(value.shape) != 4 or not value.is_float for value in (q, k, v)):
+    """Whether q, k and v are [batch, heads, tokens, width] of one type and number of heads."""
+    if not q.is_float or not q.dtype == k.dtype == v.dtype:
+        return False  # GPT-J's queries and keys are float32 whatever the rest is
+    shapes = (q.shape or (), k.shape or (), v.shape or ())
+    if any(len(shape) != 4 for shape in shapes):
         return False
-    assert q.shape and k.shape and v.shape
-    return q.shape[:2] == k.shape[:2] == v.shape[:2] and k.shape[2] == v.shape[2]
+    return len({shape[:2] for shape in shapes}) == 1 and shapes[1][2] == shapes[2][2]
 
 
 def _mask_fits(mask: Value | None, scores: Value) -> bool:
@@ -112,11 +115,13 @@ def _mask_fits(mask: Value | None, scores: Value) -> bool:
     if mask.shape is None or scores.shape is None or len(mask.shape) not in (2, 4):
         return False
     tail = scores.shape[-len(mask.shape) :]
-    return all(m in (1, s) for m, s in zip(mask.shape, tail, strict=True)) and mask.is_float
+    if mask.dtype != scores.dtype or not mask.is_float:
+        return False
+    return all(m in (1, s) for m, s in zip(mask.shape, tail, strict=True))
 
 
 def _transpose_between_reshapes(graph: Graph, op: Op) -> Match | None:
-    """merge axes → transpose → split them again: one transpose of the unmerged axes."""
+    """Merge axes → transpose → split them again: one transpose of the unmerged axes."""
     transpose = op.require(0).producer
     if not isinstance(transpose, Transpose):
         return None
@@ -126,12 +131,18 @@ def _transpose_between_reshapes(graph: Graph, op: Op) -> Match | None:
     x = merge.require(0)
     if x.shape is None or merge.output.shape is None:
         return None
-    perm = _composed(x.shape, merge.output.shape, transpose.perm, op.output.shape)
-    if perm is None:
+    found = _composed(x.shape, merge.output.shape, transpose.perm, op.output.shape or ())
+    if found is None or sum(isinstance(extent, str) for extent in found[0]) > 1:
         return None
+    shape, perm = found
+    dims = tuple(extent if isinstance(extent, int) else -1 for extent in shape)
 
     def apply(graph: Graph) -> None:
-        direct = Transpose(inputs=[x], perm=perm, scope=op.scope)
+        source = x
+        if shape != x.shape:
+            reshape = Reshape(inputs=[x], dims=dims, scope=op.scope)
+            source = graph.add(reshape, (shape, x.dtype), before=op, name=merge.name).output
+        direct = Transpose(inputs=[source], perm=perm, scope=op.scope)
         graph.add(direct, (op.output.shape, op.output.dtype), before=op, name=op.name)
         substitute(graph, op, direct.output)
 
@@ -139,26 +150,33 @@ def _transpose_between_reshapes(graph: Graph, op: Op) -> Match | None:
 
 
 def _composed(
-    before: Shape, merged: Shape, perm: tuple[int, ...], after: Shape | None
-) -> tuple[int, ...] | None:
-    """The permutation of `before` that merging, permuting and splitting amounts to, if it is one."""
-    origin: dict[int, tuple[int, ...]] = {}
-    units = []
+    before: Shape, merged: Shape, perm: tuple[int, ...], after: Shape
+) -> tuple[Shape, tuple[int, ...]] | None:
+    """What merging axes of `before`, permuting them by `perm` and splitting to `after` amounts to.
+
+    A reshape to the shape returned (axes of extent 1 may come or go), and a permutation of it.
+    """
+    origin: dict[int, list[Dim]] = {}
     for group in reshape_groups(before, merged):
-        if len(group.after) == 1:
-            origin[group.after[0]] = group.before
-        elif group.after:
+        if len(group.after) > 1:
             return None
-        else:
-            units += group.before  # an axis of extent 1 may stand anywhere
-    moved = [axis for middle in perm for axis in origin[middle]]
-    found = []
-    for extent in after or ():
-        source = units if extent == 1 and units else moved
-        if not source or before[source[0]] != extent:
-            return None
-        found.append(source.pop(0))
-    return tuple(found) if not units and not moved else None
+        for middle in group.after:
+            origin[middle] = [before[axis] for axis in group.before if before[axis] != 1]
+    if set(origin) != set(perm):
+        return None
+    expected = [(extent, middle) for middle in perm for extent in origin[middle]]
+    keys, last = [], -1
+    for extent in after:
+        if extent != 1:
+            if not expected or expected[0][0] != extent:
+                return None
+            last = expected.pop(0)[1]
+        keys.append(last)
+    if expected:
+        return None
+    order = sorted(range(len(after)), key=lambda axis: (keys[axis], axis))
+    shape = tuple(after[axis] for axis in order)
+    return shape, tuple(order.index(axis) for axis in range(len(after)))
 
 
 def _drop_mask(graph: Graph, op: Op) -> Match | None:

@@ -1,5 +1,7 @@
 """Rules that find Linears: a product with a constant matrix, its bias, and transposed weights."""
 
+from functools import partial
+
 from ...graph import Graph, Op, Value
 from ...graph.ops import Elementwise, Linear, MatMul, Transpose
 from .rule import Match, Rule, substitute
@@ -59,7 +61,7 @@ def _add_to_bias(graph: Graph, op: Op) -> Match | None:
         shape = linear.output.shape
         if shape is None or bias.shape != shape[-1:] or bias.dtype != linear.output.dtype:
             continue
-        return lambda graph, linear=linear, bias=bias: _attach(graph, op, linear, bias)
+        return partial(_attach, op=op, linear=linear, bias=bias)
     return None
 
 

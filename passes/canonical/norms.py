@@ -4,8 +4,10 @@ x/√(mean x² + ε), with the square as a power or a product, and the root divi
 reciprocal multiplied; over x − mean(x) it is a LayerNorm, whose variance may also be its own op.
 """
 
+from functools import partial
+
 from ...graph import Graph, Op, Value
-from ...graph.ops import Elementwise, Norm, Reduce
+from ...graph.ops import Elementwise, Norm, Reduce, Reshape, Unsqueeze
 from .moves import RESHAPES
 from .rule import Match, Rule, elementwise, is_close, scalar, split_scalar, substitute
 
@@ -20,7 +22,7 @@ def _norm(graph: Graph, op: Op) -> Match | None:
         spread, eps = found
         norm = _layer(numerator, spread, eps) or _rms(numerator, spread, eps)
         if norm is not None and norm.x.shape == op.output.shape:
-            return lambda graph, norm=norm: _write(graph, op, norm)
+            return partial(_write, op=op, norm=norm)
     return None
 
 
@@ -68,12 +70,25 @@ def _radicand(value: Value) -> tuple[Reduce, float] | None:
     found = None if total is None else split_scalar(total)
     if found is None:
         return None
-    reduce = found[0].producer
-    if not isinstance(reduce, Reduce) or not reduce.keepdims or found[1] < 0:
+    reduce = _reduction(found[0])
+    if reduce is None or found[1] < 0:
         return None
     rank = reduce.require(0).rank or 0
     trailing = tuple(range(rank - len(reduce.axes), rank))
     return (reduce, found[1]) if tuple(sorted(reduce.axes)) == trailing else None
+
+
+def _reduction(value: Value) -> Reduce | None:
+    """The reduction that makes `value`, with the reduced axes kept, by itself or by a reshape."""
+    op = value.producer
+    if isinstance(op, Reduce):
+        return op if op.keepdims else None
+    inner = op.require(0).producer if isinstance(op, Reshape | Unsqueeze) else None
+    if not isinstance(inner, Reduce) or inner.keepdims:
+        return None
+    dims = enumerate(inner.require(0).shape or ())
+    kept = tuple(1 if axis in inner.axes else dim for axis, dim in dims)
+    return inner if value.shape == kept else None
 
 
 def _square(value: Value) -> Value | None:
@@ -91,8 +106,8 @@ def _centred(value: Value, axes: tuple[int, ...]) -> Value | None:
     difference = elementwise(value, "sub")
     if difference is None:
         return None
-    mean = difference.require(1).producer
-    if not isinstance(mean, Reduce) or mean.fn != "mean" or not mean.keepdims:
+    mean = _reduction(difference.require(1))
+    if mean is None or mean.fn != "mean":
         return None
     same = sorted(mean.axes) == sorted(axes) and mean.require(0) is difference.require(0)
     return difference.require(0) if same else None
@@ -106,9 +121,7 @@ def _layer(numerator: Value, spread: Reduce, eps: float) -> Norm | None:
         same = spread.require(0) is x
     else:
         squared = _square(spread.require(0)) if spread.fn == "mean" else None
-        same = squared is not None and (
-            squared is numerator or _centred(squared, spread.axes) is x
-        )
+        same = squared is not None and (squared is numerator or _centred(squared, spread.axes) is x)
     return Norm(inputs=[x], norm="layer", ndim=len(spread.axes), eps=eps) if same else None
 
 
@@ -119,7 +132,7 @@ def _rms(numerator: Value, spread: Reduce, eps: float) -> Norm | None:
 
 
 def _between_reshapes(graph: Graph, op: Op) -> Match | None:
-    """reshape → norm → reshape back, with the normalised axis whole: the norm alone."""
+    """Reshape → norm → reshape back, with the normalised axis whole: the norm alone."""
     if not isinstance(op, RESHAPES):
         return None
     norm = op.require(0).producer

@@ -79,7 +79,9 @@ def value(shape=(2, 4, 3), dtype=np.float32, constant=None):
     from passel.graph import Constant
 
     payload = None if constant is None else Constant.of(np.asarray(constant, dtype))
-    return Value("v", shape if payload is None else payload.shape, np.dtype(dtype), constant=payload)
+    return Value(
+        "v", shape if payload is None else payload.shape, np.dtype(dtype), constant=payload
+    )
 
 
 def affine_op(op, *inputs, shape=(2, 4, 3), dtype=np.float32):
@@ -138,9 +140,7 @@ def test_reads_a_batch_norm_along_axis_one():
 
 
 NOT_READ = {
-    "a table": lambda: affine_op(
-        Elementwise(fn="add"), value(), value(constant=np.ones((4, 3)))
-    ),
+    "a table": lambda: affine_op(Elementwise(fn="add"), value(), value(constant=np.ones((4, 3)))),
     "a quotient of a constant": lambda: affine_op(
         Elementwise(fn="div"), value(constant=ROW), value()
     ),
@@ -150,9 +150,7 @@ NOT_READ = {
     "an infinity": lambda: affine_op(
         Elementwise(fn="mul"), value(), value(constant=[1.0, np.inf, 2.0])
     ),
-    "a broadcast": lambda: affine_op(
-        Elementwise(fn="mul"), value((2, 4, 1)), value(constant=ROW)
-    ),
+    "a broadcast": lambda: affine_op(Elementwise(fn="mul"), value((2, 4, 1)), value(constant=ROW)),
     "a promotion": lambda: affine_op(
         Elementwise(fn="mul"), value(dtype=np.float16), value(constant=ROW)
     ),

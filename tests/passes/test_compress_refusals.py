@@ -167,7 +167,7 @@ def test_refusal(reason, form):
     apply(graph, "canonicalize")
     before = fingerprint(graph)
     (report,) = apply(graph, f"compress(form={form!r})")
-    assert report.reasons == {reason: 1}
+    assert set(report.reasons) == {reason}
     assert not report.applied
     assert report.refused[0][1].node
     assert fingerprint(graph) == before

@@ -258,7 +258,7 @@ def test_taking_the_moment_for_a_variance_is_caught(view):
         def forward(self, x):
             return super().forward(x - x.mean(dim=(0, 1)))
 
-    graph, run = view.lift(Before(UnifiedNorm(8)).double(), [x.double() for x in TOKENS])
-    other, wrong = view.lift(Before(Centred(8)).double(), [x.double() for x in TOKENS])
+    _, run = view.lift(Before(UnifiedNorm(8)).double(), [x.double() for x in TOKENS])
+    _, wrong = view.lift(Before(Centred(8)).double(), [x.double() for x in TOKENS])
     right = run()
     assert abs(right[0] - wrong()[0]).max() > 1e-3 * abs(right[0]).max()

@@ -15,7 +15,9 @@ ARITHMETIC = ("mul", "div", "add", "sub", "sqrt", "rsqrt", "Affine", "BatchNorm"
 
 
 def image(channels=8, spatial=2, size=6):
-    return (torch.randn(2, channels, *[size] * spatial, generator=torch.Generator().manual_seed(0)),)
+    return (
+        torch.randn(2, channels, *[size] * spatial, generator=torch.Generator().manual_seed(0)),
+    )
 
 
 class FrozenBatchNorm(nn.Module):
@@ -87,7 +89,9 @@ def test_batch_norm_before_a_linear(view):
 @pytest.mark.parametrize("start", [1, 2])
 def test_batch_norm_before_a_flattened_linear(view, start):
     # The channel axis ends up repeated inside the features of the Linear.
-    model = nn.Sequential(nn.BatchNorm2d(8), nn.Flatten(start), nn.Linear(8 * 9 if start == 1 else 9, 4))
+    model = nn.Sequential(
+        nn.BatchNorm2d(8), nn.Flatten(start), nn.Linear(8 * 9 if start == 1 else 9, 4)
+    )
     outcome = view.apply(model, image(size=3), *FOLD)
     assert outcome.count("BatchNorm", "Affine") == (start == 2)
     if start == 2:

@@ -40,19 +40,16 @@ GONE = {
     "other side of a sub": lambda m, x: m.g(m.f(y := x * m.a + m.b) - y),
     "left side of a sub": lambda m, x: m.g((y := x * m.a + m.b) - m.f(y)),
     "position table": lambda m, x: m.g((x * m.a + m.b) + m.table),
-    "class token": lambda m, x: m.g(
-        torch.cat((m.table[:1].expand(2, 1, 8), x * m.a + m.b), dim=1)
-    ),
+    "class token": lambda m, x: m.g(torch.cat((m.table[:1].expand(2, 1, 8), x * m.a + m.b), dim=1)),
     "two readers": lambda m, x: (m.f(y := x * m.a + m.b), m.g(y), m.h(y[:, 0])),
     "select": lambda m, x: m.f((x * m.a + m.b)[:, -1]),
     "slice of the features": lambda m, x: m.narrow((x * m.a + m.b)[..., 2:6]),
     "strided slice": lambda m, x: m.narrow((x * m.a + m.b)[..., 1::2]),
     "split": lambda m, x: [
-        f(part) for f, part in zip((m.narrow, m.other), (x * m.a + m.b).split(4, dim=-1))
+        m.narrow((parts := (x * m.a + m.b).split(4, dim=-1))[0]),
+        m.other(parts[1]),
     ],
-    "chunk backwards": lambda m, x: [
-        part * m.a[:4] + m.b[:4] for part in m.f(x).chunk(2, dim=-1)
-    ],
+    "chunk backwards": lambda m, x: [part * m.a[:4] + m.b[:4] for part in m.f(x).chunk(2, dim=-1)],
     "concat of features": lambda m, x: m.g(torch.cat((x[..., :4] * m.a[:4], x[..., 4:]), -1)),
     "flip-like transpose": lambda m, x: m.f((x * m.a + m.b).transpose(0, 1)),
     "heads": lambda m, x: m.f((x * m.a + m.b).view(2, 5, 2, 4).flatten(2)),

@@ -1,4 +1,4 @@
-"""Every reason for which fold-affine leaves something alone, each provoked and seen to change nothing."""
+"""Every reason for which fold-affine leaves something alone, provoked, and nothing changes."""
 
 import ast
 from pathlib import Path
@@ -49,9 +49,7 @@ CASES = {
     "the chain of ops is too long for one step": lambda m, x: m.f(clipped(x * m.a, 160)),
     "a reader cannot absorb it": lambda m, x: torch.exp(x * m.a),
     "the channel axis is mixed with another": lambda m, x: (x * m.a).mean(-1),
-    "the scale is too small or too large to invert": lambda m, x: m.f(
-        (y := x * m.zero) + m.g(y)
-    ),
+    "the scale is too small or too large to invert": lambda m, x: m.f((y := x * m.zero) + m.g(y)),
     "the operands of an add have different ranks": lambda m, x: m.g(x[0, 0] * m.a + m.f(x)),
     "the producer's result has another reader": lambda m, x: torch.exp((y := m.f(x)) * m.a) + y,
     "an op reads the value twice": lambda m, x: torch.exp(((y := m.f(x)) * y) * m.a),

@@ -1,5 +1,7 @@
 """fold-constants: no expression of parameters alone survives, and what must not fold does not."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,7 @@ def test_dialects_of_weight_standardisation_differ(fx_view):
         outcome = folded(fx_view, conv, IMAGE, random=False)
         found.append(next(outcome.graph.walk(ops.Conv)).weight.array())
     peak = np.abs(found[0]).max()
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         assert np.abs(one - other).max() > 1e-4 * peak
 
 
@@ -74,7 +76,8 @@ def test_optimal_weighted_conv(view, groups):
 def test_standardised_conv_net_with_batch_norm(view, conv):
     config = ConvNetConfig(image_size=8, widths=(8,), conv=conv, dialect="timm", bias=True)
     outcome = folded(view, ConvNet(config), convnet_inputs(config), Canonicalize(), FoldAffine())
-    assert outcome.count("BatchNorm", "Affine", "Reduce", "mul", "div", "sub") == 0
+    assert outcome.count("BatchNorm", "Affine", "mul", "div", "sub", "sqrt") == 0
+    assert outcome.count("Reduce") <= 1  # the pooling
 
 
 def orthogonal():
@@ -143,20 +146,18 @@ def test_hyper_network_with_constant_operands(view):
     assert folded(view, Hyper(), X, Canonicalize()).after == {"Linear": 1}
 
 
-def test_weights_are_computed_in_float64_and_rounded_once(view):
+def test_weights_are_computed_in_float64_and_rounded_once(fx_view):
     torch.manual_seed(0)
     module = ReparamMLP("compander").double()
     single = ReparamMLP("compander")
     single.load_state_dict({k: v.float() for k, v in module.state_dict().items()})
     inputs = reparam_inputs()
-    outcome = view.apply(single, inputs, FoldConstants(), dtype=torch.float32, random=False)
-    stored = [op.weight.array() for op in outcome.graph.walk(ops.Linear)]
-    if not stored:  # the ONNX view has products until it is canonical
-        stored = [op.inputs[1].array().T for op in outcome.graph.walk(ops.MatMul)]
+    outcome = fx_view.apply(single, inputs, FoldConstants(), dtype=torch.float32, random=False)
     layer = single.expand
     with torch.no_grad():
         wide = layer.amplitude.double() * torch.arctan(layer.weight.double() / layer.width.double())
-    assert np.abs(stored[0] - wide.float().numpy()).max() <= np.spacing(np.float32(wide.abs().max()))
+    stored = next(outcome.graph.walk(ops.Linear)).weight.array()
+    np.testing.assert_array_equal(stored, wide.float().numpy())
 
 
 class Refused(nn.Module):
@@ -197,7 +198,7 @@ def test_a_weight_may_grow(view):
 
 
 QUANTIZED = """
-    <ir_version: 9, opset_import: ["" : 18]>
+    <ir_version: 10, opset_import: ["" : 21]>
     agraph (float[2,4] x) => (float[2,3] y)
     <int8[4,3] q = {1,2,3,4,5,6,7,8,9,10,11,12}, float s = {0.5}, int8 z = {1}, float b = {2.0}>
     {

@@ -52,9 +52,7 @@ def shapes(draw, low=1, high=4):
 def factored(draw):
     """Two shapes of the same elements, made by joining factors in two ways."""
     factors = draw(st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=5))
-    return tuple(
-        tuple(int(np.prod(part)) for part in _cut(draw, factors)) for _ in range(2)
-    )
+    return tuple(tuple(int(np.prod(part)) for part in _cut(draw, factors)) for _ in range(2))
 
 
 def _cut(draw, factors):
@@ -243,7 +241,9 @@ REFUSED_BACKWARD = {
     "from integers": moving(Cast(dtype=F64), (4,), [(4,)]),
     "another op": moving(Softmax(axis=0), (4,), [(4,)]),
     "computed bounds": moving(Slice(axes=(0,)), (5,), [(4,)]),
-    "symbolic operand": moving(Slice(axes=(0,), starts=(0,), ends=(4,), steps=(1,)), ("n",), [(4,)]),
+    "symbolic operand": moving(
+        Slice(axes=(0,), starts=(0,), ends=(4,), steps=(1,)), ("n",), [(4,)]
+    ),
     "repeated": moving(Expand(dims=(4,)), (1,), [(4,)]),
     "new axis": moving(Expand(dims=(4, 1)), (1,), [(4, 1)]),
     "several entries": moving(Gather(axis=0), (9,), [(4,)], constant([1, 2, 3, 4])),
@@ -276,10 +276,10 @@ def test_concatenation(widths, data):
     index = data.draw(st.integers(0, len(widths) - 1))
     start = sum(widths[:index])
     whole = np.arange(1.0, 2 * sum(widths) + 1).reshape(2, -1)
-    piece = concat_piece(op, whole, index)
+    piece = concat_piece(op, whole, 1.0, index)
     np.testing.assert_array_equal(piece, whole[:, start : start + widths[index]])
-    assert concat_piece(op, whole[:, :1], index).shape == (2, 1)
-    spread = concat_spread(op, piece, index, 7.0)
+    assert concat_piece(op, whole[:, :1], 1.0, index).shape == (2, 1)
+    spread = concat_spread(op, piece, 7.0, index)
     expected = np.full_like(whole, 7.0)
     expected[:, start : start + widths[index]] = piece
     np.testing.assert_array_equal(np.broadcast_to(spread, whole.shape), expected)
@@ -288,5 +288,5 @@ def test_concatenation(widths, data):
 def test_a_symbolic_concatenation_gives_up():
     op = Concat(axis=0)
     op.inputs, op.outputs = [value(("n",)), value((3,))], [value(("m",))]
-    assert concat_piece(op, np.arange(4.0), 1) is None
-    assert concat_spread(op, np.arange(1.0, 4.0), 1, 0.0) is None
+    assert concat_piece(op, np.arange(4.0), 1.0, 1) is None
+    assert concat_spread(op, np.arange(1.0, 4.0), 0.0, 1) is None

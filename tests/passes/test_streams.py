@@ -311,7 +311,9 @@ def test_finding_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times the layers, ten times the values visited, each once."""
     visited: list[Value] = []
     upwards = streams._upwards
-    monkeypatch.setattr(streams, "_upwards", lambda s, v, a: visited.append(v) or upwards(s, v, a))
+    monkeypatch.setattr(
+        streams, "_upwards", lambda s, v, *rest: visited.append(v) or upwards(s, v, *rest)
+    )
     counts = []
     for layers in (10, 100):
         graph = deep(layers)
@@ -320,3 +322,43 @@ def test_finding_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(set(visited)) == len(visited)
         counts.append(len(visited))
     assert counts[1] <= 10 * counts[0]
+
+
+class Tapped(nn.Module):
+    """Pre-norm blocks whose stream something else also sees, after `tap` of them."""
+
+    def __init__(self, blocks: int, tap: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tap = tap
+        self.table = nn.Embedding(10, D)
+        self.norms = nn.ModuleList(nn.LayerNorm(D) for _ in range(blocks + 1))
+        self.mlps = nn.ModuleList(nn.Linear(D, D) for _ in range(blocks))
+        for norm in self.norms:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        for index, (norm, mlp) in enumerate(zip(self.norms, self.mlps, strict=False)):
+            if index == self.tap:
+                x = x + torch.tanh(x)
+            x = x + mlp(norm(x))
+        return x if self.tap == len(self.mlps) else self.norms[-1](x) @ torch.eye(D)
+
+
+@pytest.mark.parametrize("view", ["fx", "onnx"])
+@pytest.mark.parametrize("tap", [0, 2])
+def test_a_stream_begins_after_what_else_sees_it(view: str, tap: int) -> None:
+    model = Tapped(5, tap)
+    graph = lifted(model, (IDS,), view)
+    apply(graph, "fold-constants", "canonicalize", "recenter")
+    assert norms(graph) == {"rms": 6 - tap} | ({"layer": tap} if tap else {})
+    assert error(outputs(graph, (IDS,)), expected(model, (IDS,))) <= 1e-5
+
+
+def test_a_stream_that_is_seen_at_its_end_is_blocked_whole() -> None:
+    graph = prepared(Tapped(5, 5), IDS)
+    (stream,) = find_streams(graph, ("layer",))
+    assert len(stream.readers) == 5
+    assert [refusal.reason for refusal in stream.blockers] == ["the stream is a graph output"]

@@ -129,7 +129,9 @@ def test_edits_are_rounded_once_and_keep_the_type(dtype):
     weights.scale_columns(graph, op, scale, shift)
     wide = weight.astype(np.float64)
     np.testing.assert_array_equal(op.weight.array(), (wide * scale).astype(dtype))
-    np.testing.assert_array_equal(op.bias.array(), (wide @ shift + bias.astype(float)).astype(dtype))
+    np.testing.assert_array_equal(
+        op.bias.array(), (wide @ shift + bias.astype(float)).astype(dtype)
+    )
 
 
 def test_bias_of_a_new_constant_has_the_weights_type():

@@ -1,0 +1,137 @@
+"""From a captured model to a compiled one, on either runtime; verified there if asked."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from torch.export import ExportedProgram
+
+from .backends.choices import SessionChoice
+from .backends.compiled import CompiledModel
+from .backends.eager import EagerSession
+from .backends.onnxruntime import Session
+from .backends.select import select
+from .capture import OPSET, Captured, make_inputs, to_onnx
+from .check_model import check_interface
+from .errors import InvalidInput, InvalidModel, UnsupportedModel
+from .graph.onnx_io import raise_opset
+from .passes.report import Report
+from .pipeline import Job, stage
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What was asked for: see `compiler.compile`."""
+
+    backend: str
+    target: str
+    measure: bool
+    verify: bool
+
+
+def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
+    """The model on the backend asked for, or for "auto" on one that has the kernels.
+
+    Raises:
+        UnsupportedModel: ONNX Runtime lacks a kernel, and torch was not allowed or cannot help.
+        VerificationError: every lowering disagrees with the original.
+    """
+    if asked.backend == "torch":
+        return on_torch(job, captured, verify=asked.verify)
+    try:
+        return on_onnxruntime(job, captured, asked)
+    except UnsupportedModel as error:
+        if isinstance(captured.program, ir.Model):
+            return as_given(job, captured, asked, error)
+        if asked.backend != "auto" or asked.target != "cpu":
+            raise
+        job.report.notes.append(f"runs on torch instead of ONNX Runtime: {error}")
+        return on_torch(job, captured, verify=asked.verify)
+
+
+def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
+    """Run the passes on the ONNX form and take the fastest correct lowering."""
+    original = as_onnx(job.report, captured)
+    check_interface(original, captured.name)
+    inputs = captured.inputs or make_inputs(original)
+    with stage(job.report, "passes"):
+        lowered = job.run(original)
+    with stage(job.report, "reference"):
+        batches = job.batches(captured, inputs) if asked.verify else []
+    with stage(job.report, "lower"):
+        choice = SessionChoice(threads=job.threads)
+        check = job.checker(original, batches) if asked.verify else None
+        selection = select(
+            lowered, inputs, asked.target, choice, measure=asked.measure, check=check
+        )
+    if asked.verify:
+        job.accept(original, selection.errors, batches, "on the runtime")
+    winner = selection.winner
+    assert winner is not None  # else the errors are too large, which has been raised
+    job.report.chosen = {"form": winner.name, "candidates (median ms)": selection.outcomes}
+    return CompiledModel(
+        winner.model, captured.signature, job.report, asked.target, choice, winner.session
+    )
+
+
+def as_given(job: Job, captured: Captured, asked: Lowering, why: UnsupportedModel) -> CompiledModel:
+    """The ONNX model without any pass: what the passes write may need kernels that it does not."""
+    program, choice = captured.program, SessionChoice(threads=job.threads)
+    assert isinstance(program, ir.Model)
+    try:
+        session = Session(program, asked.target, choice)
+    except InvalidModel:
+        raise why from None
+    report = job.report
+    report.passes, report.after = [], report.before
+    report.notes.append(f"left as it is: after the passes, {why}")
+    report.verified, report.chosen = "nothing was changed", {"form": "as given"}
+    return CompiledModel(program, captured.signature, report, asked.target, choice, session)
+
+
+def on_torch(job: Job, captured: Captured, *, verify: bool) -> CompiledModel:
+    """Run the passes on the exported program and call the result with eager torch.
+
+    Raises:
+        InvalidInput: the model is ONNX.
+        VerificationError: the result disagrees with the original.
+    """
+    program = captured.program
+    if not isinstance(program, ExportedProgram):
+        raise InvalidInput(
+            "backend: expected 'onnxruntime' or 'auto' for an ONNX model, got 'torch'"
+        )
+    with stage(job.report, "passes"):
+        lowered = job.run(program)
+    session = EagerSession(lowered)
+    if verify:
+        with stage(job.report, "verify"):
+            batches = job.batches(captured, captured.inputs or [])
+            errors = job.checker(program, batches)(session.run_arrays)
+            job.accept(program, errors, batches, "on the runtime")
+    job.report.chosen = {"backend": "torch"}
+    return CompiledModel(lowered, captured.signature, job.report, session=session)
+
+
+def as_onnx(report: Report, captured: Captured, opset: int | None = None) -> ir.Model:
+    """The captured program as ONNX, at the opset asked for or else the best one.
+
+    Raises:
+        InvalidInput: it cannot be had at the opset asked for.
+    """
+    program, wanted = captured.program, opset or OPSET
+    with stage(report, "to onnx"):
+        if isinstance(program, ExportedProgram):
+            model, reason = to_onnx(program, wanted), "torch.onnx goes no further"
+        else:
+            model, reason = raise_opset(program, wanted)
+    found = model.opset_imports.get("", wanted)
+    if opset is not None and found != opset:
+        raise InvalidInput(
+            f"opset: got {found} instead of the {opset} asked for: {reason or LOWERED}"
+        )
+    if found != wanted and reason:
+        report.notes.append(reason)
+    return model
+
+
+LOWERED = "a model's opset can only be raised"

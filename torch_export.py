@@ -1,0 +1,205 @@
+"""torch.export and torch.onnx.export, with their failures told in words that a user can act on."""
+
+import contextlib
+import inspect
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from .errors import ExportError, InvalidInput
+from .signature import Arguments
+
+OPSET = 23
+"""The newest opset whose norms and attention ONNX Runtime 1.32 has CPU kernels for."""
+HINT = (
+    "Common causes: control flow that depends on tensor values (use torch.cond or torch.where), "
+    "dynamic_shapes that the code does not allow, a cache object in the outputs (pass "
+    "use_cache=False)."
+)
+
+
+def export_program(
+    model: torch.nn.Module, arguments: Arguments, dynamic_shapes: Any, name: str
+) -> ExportedProgram:
+    """torch.export, with its failures told in one line.
+
+    Raises:
+        InvalidInput: the model itself does not run on the arguments.
+        ExportError: the model runs, but cannot be captured.
+    """
+    shapes = named_dims(dynamic_shapes)
+    args, kwargs = _widened(model, _distinct(arguments), shapes)
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise _explained(error, model, arguments, name) from error
+
+
+def _explained(
+    error: Exception, model: torch.nn.Module, arguments: Arguments, name: str
+) -> Exception:
+    """Tell inputs that do not fit the model from a model that does not fit torch.export."""
+    args, kwargs = arguments
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as own:
+        return InvalidInput(f"example_inputs: {name} does not run on them: {first_line(own)}")
+    place = re.search(r'File "([^"]+)", line (\d+), in \w+\n\s*(.+)', str(error))
+    where = f"\nat {place[1]}:{place[2]}: {place[3]}" if place else ""
+    fixes = "\n".join(line for line in str(error).splitlines() if line.startswith("  - "))
+    details = "\n" + fixes if fixes else ""
+    if "dynamic_shapes" in str(error) or "Constraints violated" in str(error):
+        return InvalidInput(
+            f"dynamic_shapes: {name} does not fit them: {first_line(error)}{details}"
+        )
+    return ExportError(
+        f"torch.export cannot capture {name}: {first_line(error)}{details}{where}\n{HINT}"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """An exception in one line, without the terminal colours that exporters put in."""
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def named_dims(dynamic_shapes: Any) -> Any:
+    """Let users write {"x": {0: "batch"}}: equal names become one torch.export.Dim."""
+    dims: dict[str, Any] = {}
+
+    def convert(entry: Any) -> Any:
+        if isinstance(entry, str):
+            if not entry.isidentifier():
+                raise InvalidInput(
+                    f"dynamic_shapes: expected a name such as 'batch', got {entry!r}"
+                )
+            return dims.setdefault(entry, torch.export.Dim(entry))
+        if isinstance(entry, dict):
+            return {key: convert(value) for key, value in entry.items()}
+        if isinstance(entry, list | tuple):
+            return type(entry)(convert(value) for value in entry)
+        return entry
+
+    return convert(dynamic_shapes)
+
+
+def _distinct(arguments: Arguments) -> Arguments:
+    """The arguments, a tensor that is given twice cloned: else the export takes both for one."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        repeated = isinstance(leaf, torch.Tensor) and id(leaf) in seen
+        seen.add(id(leaf))
+        return leaf.clone() if repeated else leaf
+
+    return pytree.tree_map(own, arguments)
+
+
+def _widened(model: torch.nn.Module, arguments: Arguments, shapes: Any) -> Arguments:
+    """The arguments, twice as long wherever a dynamic extent is 1, which the export would fix."""
+    args, kwargs = arguments
+    if not shapes:
+        return arguments
+    if not isinstance(shapes, Mapping):
+        return _doubled(args, shapes), kwargs
+    try:
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return arguments
+    bound.arguments.update(_doubled(bound.arguments, shapes))
+    return bound.args, bound.kwargs
+
+
+def _doubled(value: Any, shapes: Any) -> Any:
+    if isinstance(value, torch.Tensor) and isinstance(shapes, Mapping | list | tuple):
+        entries = shapes.items() if isinstance(shapes, Mapping) else enumerate(shapes)
+        for dim, entry in entries:
+            if _is_dynamic(entry) and isinstance(dim, int) and value.shape[dim] == 1:
+                value = torch.cat([value, value], dim)
+        return value
+    if isinstance(value, Mapping) and isinstance(shapes, Mapping):
+        return {key: _doubled(item, shapes.get(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple) and isinstance(shapes, list | tuple):
+        return type(value)(_doubled(*pair) for pair in zip(value, shapes, strict=False))
+    return value
+
+
+def _is_dynamic(entry: Any) -> bool:
+    return entry is not None and entry != torch.export.Dim.STATIC and not isinstance(entry, int)
+
+
+def to_onnx(program: ExportedProgram, opset: int = OPSET) -> ir.Model:
+    """An ExportedProgram as an ONNX model, by torch.onnx; the tensors are shared, not copied.
+
+    Raises:
+        ExportError: an operator has no ONNX translation.
+    """
+    try:
+        with torch.no_grad(), quiet(), _tensor_outputs(program):
+            exported = torch.onnx.export(
+                program, dynamo=True, opset_version=opset, verbose=False, optimize=True
+            )
+    except Exception as error:
+        raise ExportError(f"torch.onnx cannot translate the model: {_cause(error)}") from error
+    if exported is None:
+        raise ExportError("torch.onnx returned no model")
+    return exported.model
+
+
+def _cause(error: BaseException) -> str:
+    """What the innermost exception says: the outer ones say at which step it happened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error) if isinstance(error, Exception) else str(error)
+
+
+@contextlib.contextmanager
+def _tensor_outputs(program: ExportedProgram) -> Iterator[None]:
+    """For the time of a translation, let outputs that are no tensors be None: ONNX has none."""
+    node = program.graph.output_node()
+    results = node.args[0]
+    assert isinstance(results, tuple | list)
+    try:
+        node.args = (tuple(r if isinstance(r, fx.Node) else None for r in results),)
+        yield
+    finally:
+        node.args = (results,)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporters' progress lines and deprecation warnings off the user's terminal."""
+    loggers = [logging.getLogger(name) for name in LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    silent = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    try:
+        with warnings.catch_warnings(), silent[0], silent[1]:
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+LOUD = (
+    "torch.onnx",
+    "torch.export",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch._subclasses.fake_tensor",
+    "onnx_ir",
+    "onnxscript",
+)
+"""Loggers that tell what passel raises or reports itself."""
