@@ -1,9 +1,8 @@
 """The lifted vocabulary: what passes can see of a program, whichever IR spelled it.
 
-Operands are listed in each docstring in the order of `Op.inputs`; an operand in brackets may be
-absent. Further inputs, which an IR needs to spell the op (ONNX's `axes` tensors, symbolic extents),
-may follow the named ones: they keep values alive and are dropped when the op is written anew.
-Axes are non-negative and count from the front. A node outside the vocabulary is `Opaque`.
+Operands are listed in the order of `Op.inputs`; one in brackets may be absent. Further inputs, which
+an IR needs to spell the op (ONNX's `axes`), may follow; they go when the op is written anew.
+Axes count from the front. A node outside the vocabulary is `Opaque`.
 """
 
 from dataclasses import dataclass
@@ -113,8 +112,7 @@ class Scaled(Op):
 class Linear(Weighted):
     """y = x·Wᵀ + b over the last axis of x. Inputs: x [..., I], weight, [bias [O]].
 
-    Attributes:
-        layout: "oi" when the weight is stored [O, I] (torch), "io" when [I, O] (ONNX MatMul).
+    The weight is stored [O, I] for layout "oi" (torch), [I, O] for "io" (ONNX MatMul).
     """
 
     layout: str = "oi"
@@ -147,7 +145,7 @@ class Norm(Scaled):
     """A normalisation over the last `ndim` axes of x. Inputs: x, [scale], [shift].
 
     "layer": (x − mean)/√(var + ε); "rms": x/√(mean x² + ε);
-    "crms": x/√((Σx² + (Σx)²)/(len + 1) + ε), over one axis (arXiv:2305.14858, §3.3).
+    "crms": x/√((Σx² + (Σx)²)/(len + 1) + ε), over one axis (arXiv:2305.14858).
 
     Attributes:
         norm: "layer", "rms" or "crms".
@@ -166,11 +164,7 @@ class Norm(Scaled):
 
 @dataclass(eq=False, kw_only=True)
 class BatchNorm(Op):
-    """Inference-mode batch norm over axis 1. Inputs: x, [scale], [shift], mean, variance.
-
-    Attributes:
-        eps: added to the variance.
-    """
+    """Inference-mode batch norm over axis 1. Inputs: x, [scale], [shift], mean, variance."""
 
     eps: float = 1e-5
 

@@ -8,7 +8,7 @@ verification, timing and the report.
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar  # noqa: TID251
 
 from ..graph import Graph, Op
 
@@ -83,8 +83,9 @@ class Pass(Generic[S]):
     @property
     def spec(self) -> str:
         """The pass as text, e.g. "compress(form='paper')"; `parse` in registry.py reads it back."""
-        given = [(f.name, getattr(self, f.name), f.default) for f in fields(self)]
-        changed = ", ".join(f"{name}={value!r}" for name, value, default in given if value != default)
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        default = {f.name: f.default for f in fields(self)}
+        changed = ", ".join(f"{k}={v!r}" for k, v in given.items() if v != default[k])
         return f"{self.name}({changed})" if changed else self.name
 
     @property
@@ -94,3 +95,7 @@ class Pass(Generic[S]):
 
         doc = sys.modules[type(self).__module__].__doc__ or ""
         return doc.strip().splitlines()[0]
+
+
+AnyPass = Pass[Any]
+"""A pass of any kind of site, for those who only pass it on."""

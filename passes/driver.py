@@ -8,7 +8,7 @@ from typing import TypeVar
 from ..errors import InvalidInput, PasselError
 from ..graph import Graph, Op
 from ..graph.check import check
-from .base import Pass, Site
+from .base import AnyPass, Pass, Site
 from .report import PassReport, count_ops
 
 MAX_ROUNDS = 100
@@ -19,7 +19,6 @@ Exclude = Sequence[str] | Mapping[str, Sequence[str]]
 Progress = Callable[[str, int, int], None]
 """Called with a pass's spec, its position and the number of passes, before the pass runs."""
 
-AnyPass = Pass  # type: ignore[type-arg]
 S = TypeVar("S", bound=Site)
 
 
@@ -53,7 +52,7 @@ def run_pass(graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]" = ()) -
         if not _round(graph, one, patterns, report):
             break
     else:
-        raise PasselError(f"{one.spec} did not settle in {MAX_ROUNDS} rounds: please report this model")
+        raise PasselError(f"{one.spec} did not settle in {MAX_ROUNDS} rounds: a bug in it")
     report.seconds = time.perf_counter() - start
     report.ops_after = count_ops(graph)
     check(graph, one.spec)

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterable, Sequence
 
 from ..errors import InvalidInput
-from .base import Pass
+from .base import AnyPass, Pass
 from .canonicalize import Canonicalize
 from .compress import Compress
 from .eliminate_dead_code import EliminateDeadCode
@@ -13,8 +13,6 @@ from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
 from .merge_linears import MergeLinears
 from .recenter import Recenter
-
-AnyPass = Pass  # type: ignore[type-arg]
 
 PASSES: dict[str, type[AnyPass]] = {
     kind.name: kind

@@ -29,7 +29,10 @@ def test_without_a_baseline_there_is_no_ratio() -> None:
     assert "speedup" not in summary([side("eager", [1, 2, 3])])["eager"]
 
 
-@pytest.mark.parametrize(("arguments", "what"), [(["resnet"], "resnet"), (["--side", "tvm"], "tvm")])
+UNKNOWN = [(["resnet"], "resnet"), (["--side", "tvm"], "tvm")]
+
+
+@pytest.mark.parametrize(("arguments", "what"), UNKNOWN)
 def test_unknown_names_are_listed(arguments: list[str], what: str) -> None:
     with pytest.raises(typer.BadParameter, match=f"unknown (model|side) '{what}'; there are"):
         bench.main(arguments)
