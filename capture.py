@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -20,6 +20,7 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 from .check_model import check_onnx, check_tensors
+from .dynamic_dims import dim_names, named_dims, positional
 from .errors import ExportError, InvalidInput, InvalidModel
 from .graph.onnx_io import read
 from .samples import make_inputs, random_like, real_inputs
@@ -53,6 +54,7 @@ class Captured:
         signature: how it is called.
         inputs: flat example inputs (tensors), or None when there are none.
         reference: the original on flat tensors; None for ONNX, whose runtime is the backend's.
+        dims: what the user called the program's symbolic extents.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Captured:
     signature: Signature
     inputs: list[torch.Tensor] | None
     reference: Callable[[Tensors], list[torch.Tensor]] | None = None
+    dims: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_torch(self) -> bool:
@@ -103,7 +106,11 @@ def _capture_module(model: torch.nn.Module, example_inputs: Any, dynamic_shapes:
     check_tensors(name, {**dict(model.named_parameters()), **dict(model.named_buffers())})
     arguments = as_arguments(example_inputs)
     program = export_program(model, arguments, dynamic_shapes, name)
-    return _captured_program(program, name, arguments, model)
+    captured = _captured_program(program, name, arguments, model)
+    captured.signature.parameters = positional(model)
+    if dynamic_shapes is not None:
+        captured.dims = dim_names(program, model, arguments, named_dims(dynamic_shapes))
+    return captured
 
 
 def _capture_program(program: ExportedProgram, example_inputs: Any) -> Captured:

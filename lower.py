@@ -12,7 +12,7 @@ from .backends.onnxruntime import Session
 from .backends.select import select
 from .capture import OPSET, Captured, make_inputs, to_onnx
 from .check_model import check_interface
-from .errors import InvalidInput, InvalidModel, UnsupportedModel
+from .errors import InvalidInput, InvalidModel, UnsupportedModel, VerificationError
 from .graph.onnx_io import raise_opset
 from .passes.report import Report
 from .pipeline import Job, stage
@@ -44,8 +44,13 @@ def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
             return as_given(job, captured, asked, error)
         if asked.backend != "auto" or asked.target != "cpu":
             raise
-        job.report.notes.append(f"runs on torch instead of ONNX Runtime: {error}")
-        return on_torch(job, captured, verify=asked.verify)
+        why = str(error)
+    except VerificationError as error:
+        if error.guilty is not None or asked.backend != "auto" or not captured.is_torch:
+            raise
+        why = f"output {error.output!r} is off by {error.error:.3g} there"
+    job.report.notes.append(f"runs on torch instead of ONNX Runtime: {why}")
+    return on_torch(job, captured, verify=asked.verify)
 
 
 def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
@@ -121,7 +126,7 @@ def as_onnx(report: Report, captured: Captured, opset: int | None = None) -> ir.
     program, wanted = captured.program, opset or OPSET
     with stage(report, "to onnx"):
         if isinstance(program, ExportedProgram):
-            model, reason = to_onnx(program, wanted), "torch.onnx goes no further"
+            model, reason = to_onnx(program, wanted, captured.dims), "torch.onnx goes no further"
         else:
             model, reason = raise_opset(program, wanted)
     found = model.opset_imports.get("", wanted)

@@ -43,6 +43,7 @@ class Signature:
         constants: outputs that are no tensors: position among the output leaves, value.
         fixed: inputs that are no tensors, and so are part of the compiled model: position among
             the leaves, name and value.
+        parameters: names of the model's parameters that can be given by position.
     """
 
     inputs: list[str]
@@ -52,6 +53,7 @@ class Signature:
     input_leaves: list[int] = field(default_factory=list)
     constants: dict[int, Any] = field(default_factory=dict)
     fixed: dict[int, tuple[str, object]] = field(default_factory=dict)
+    parameters: list[str] = field(default_factory=list)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The tensor inputs of a call, in flat order.
@@ -62,11 +64,8 @@ class Signature:
         """
         if self.in_spec is None:
             return self._flatten_by_name(args, kwargs)
-        leaves: list[Any] | None
-        leaves, spec = pytree.tree_flatten((tuple(args), self._ordered(kwargs)))
+        leaves, spec = pytree.tree_flatten(self._arranged(args, kwargs))
         if spec != self.in_spec:
-            leaves = self._rearranged(args, kwargs)
-        if leaves is None:
             raise InvalidInput(
                 f"expected the inputs of the example ({', '.join(self.inputs) or 'none'}), got "
                 f"{_names(args, kwargs)}"
@@ -86,31 +85,23 @@ class Signature:
         leaves = [self.constants[k] if k in self.constants else next(rest) for k in range(count)]
         return pytree.tree_unflatten(leaves, self.out_spec)
 
-    def _ordered(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Keyword inputs in the order of the example, where the names agree."""
-        assert self.in_spec is not None
-        known = self.in_spec.child(1).context or []
-        if set(known) == set(kwargs):
-            return {name: kwargs[name] for name in known}
-        return dict(kwargs)
+    def _arranged(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+        """The same call with by position and by keyword what was so in the example.
 
-    def _rearranged(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any] | None:
-        """Keywords given by position or the other way round, when no input is nested.
-
-        An input that is no tensor may be left out: it has its value.
+        What is no tensor may be left out, for it has its value. A call that does not fit stays.
         """
         assert self.in_spec is not None
-        if not all(one.is_leaf() for part in self.in_spec.children() for one in part.children()):
-            return None
-        fixed = {name: value for name, value in self.fixed.values()}
-        positions = dict(zip(self.input_leaves, self.inputs, strict=True))
-        positions |= {index: name for index, (name, _) in self.fixed.items()}
-        names = [positions.get(index, "") for index in range(self.in_spec.num_leaves)]
-        given = dict(zip(names, args, strict=False))
-        named = fixed | given | dict(kwargs)
-        if len(args) > len(names) or given.keys() & kwargs.keys() or set(named) != set(names):
-            return None
-        return [named[name] for name in names]
+        count, keywords = self.in_spec.child(0).num_children, self.in_spec.child(1).context or []
+        by_position = self.parameters[:count]
+        named = dict(zip(self.parameters, args, strict=False))
+        fits = len(args) <= len(self.parameters) and not named.keys() & kwargs.keys()
+        given = {**dict(self.fixed.values()), **named, **kwargs}
+        wanted = [*by_position, *keywords]
+        if not fits or len(by_position) != count or not given.keys() >= set(wanted):
+            return tuple(args), dict(kwargs)
+        if not set(wanted) >= named.keys() | kwargs.keys():
+            return tuple(args), dict(kwargs)
+        return tuple(given[n] for n in by_position), {name: given[name] for name in keywords}
 
     def _flatten_by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
@@ -129,6 +120,7 @@ class Signature:
             "in_spec": _dump(self.in_spec),
             "out_spec": _dump(self.out_spec),
             "input_leaves": self.input_leaves,
+            "parameters": self.parameters,
             "constants": {str(k): v for k, v in self.constants.items() if _is_plain(v)},
             "fixed": {str(k): v for k, v in self.fixed.items() if _is_plain(v[1])},
         }
@@ -141,8 +133,16 @@ class Signature:
         in_spec, out_spec = (_load(plain[key]) for key in ("in_spec", "out_spec"))
         constants = {int(key): value for key, value in plain["constants"].items()}
         fixed = {int(key): (name, value) for key, (name, value) in plain["fixed"].items()}
-        leaves = plain["input_leaves"]
-        return cls(plain["inputs"], plain["outputs"], in_spec, out_spec, leaves, constants, fixed)
+        return cls(
+            plain["inputs"],
+            plain["outputs"],
+            in_spec,
+            out_spec,
+            plain["input_leaves"],
+            constants,
+            fixed,
+            plain["parameters"],
+        )
 
 
 def _as_tensor(name: str, value: Any) -> Any:

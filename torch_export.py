@@ -1,7 +1,6 @@
 """torch.export and torch.onnx.export, with their failures told in words that a user can act on."""
 
 import contextlib
-import inspect
 import io
 import logging
 import re
@@ -15,6 +14,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from .dynamic_dims import named_dims, widened
 from .errors import ExportError, InvalidInput
 from .signature import Arguments
 
@@ -37,7 +37,7 @@ def export_program(
         ExportError: the model runs, but cannot be captured.
     """
     shapes = named_dims(dynamic_shapes)
-    args, kwargs = _widened(model, _distinct(arguments), shapes)
+    args, kwargs = widened(model, _distinct(arguments), shapes)
     try:
         with torch.no_grad(), quiet():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -74,26 +74,6 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def named_dims(dynamic_shapes: Any) -> Any:
-    """Let users write {"x": {0: "batch"}}: equal names become one torch.export.Dim."""
-    dims: dict[str, Any] = {}
-
-    def convert(entry: Any) -> Any:
-        if isinstance(entry, str):
-            if not entry.isidentifier():
-                raise InvalidInput(
-                    f"dynamic_shapes: expected a name such as 'batch', got {entry!r}"
-                )
-            return dims.setdefault(entry, torch.export.Dim(entry))
-        if isinstance(entry, dict):
-            return {key: convert(value) for key, value in entry.items()}
-        if isinstance(entry, list | tuple):
-            return type(entry)(convert(value) for value in entry)
-        return entry
-
-    return convert(dynamic_shapes)
-
-
 def _distinct(arguments: Arguments) -> Arguments:
     """The arguments, a tensor that is given twice cloned: else the export takes both for one."""
     seen: set[int] = set()
@@ -106,41 +86,12 @@ def _distinct(arguments: Arguments) -> Arguments:
     return pytree.tree_map(own, arguments)
 
 
-def _widened(model: torch.nn.Module, arguments: Arguments, shapes: Any) -> Arguments:
-    """The arguments, twice as long wherever a dynamic extent is 1, which the export would fix."""
-    args, kwargs = arguments
-    if not shapes:
-        return arguments
-    if not isinstance(shapes, Mapping):
-        return _doubled(args, shapes), kwargs
-    try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
-    except (TypeError, ValueError):
-        return arguments
-    bound.arguments.update(_doubled(bound.arguments, shapes))
-    return bound.args, bound.kwargs
-
-
-def _doubled(value: Any, shapes: Any) -> Any:
-    if isinstance(value, torch.Tensor) and isinstance(shapes, Mapping | list | tuple):
-        entries = shapes.items() if isinstance(shapes, Mapping) else enumerate(shapes)
-        for dim, entry in entries:
-            if _is_dynamic(entry) and isinstance(dim, int) and value.shape[dim] == 1:
-                value = torch.cat([value, value], dim)
-        return value
-    if isinstance(value, Mapping) and isinstance(shapes, Mapping):
-        return {key: _doubled(item, shapes.get(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple) and isinstance(shapes, list | tuple):
-        return type(value)(_doubled(*pair) for pair in zip(value, shapes, strict=False))
-    return value
-
-
-def _is_dynamic(entry: Any) -> bool:
-    return entry is not None and entry != torch.export.Dim.STATIC and not isinstance(entry, int)
-
-
-def to_onnx(program: ExportedProgram, opset: int = OPSET) -> ir.Model:
+def to_onnx(
+    program: ExportedProgram, opset: int = OPSET, names: Mapping[str, str] | None = None
+) -> ir.Model:
     """An ExportedProgram as an ONNX model, by torch.onnx; the tensors are shared, not copied.
+
+    `names` are what symbolic extents such as s77 are to be called.
 
     Raises:
         ExportError: an operator has no ONNX translation.
@@ -154,6 +105,7 @@ def to_onnx(program: ExportedProgram, opset: int = OPSET) -> ir.Model:
         raise ExportError(f"torch.onnx cannot translate the model: {_cause(error)}") from error
     if exported is None:
         raise ExportError("torch.onnx returned no model")
+    exported.rename_axes({symbol: name for symbol, name in (names or {}).items()})
     return exported.model
 
 

@@ -37,9 +37,11 @@ class FxBinding:
     program: ExportedProgram
     frontend: str = "fx"
 
-    def evaluate(self, op: Op, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-        """Run one op on constant operands, in float64 where the op allows."""
-        return fx_run.evaluate(self.program, op, arrays)
+    def evaluate(
+        self, op: Op, arrays: Sequence[np.ndarray | None], *, wide: bool = True
+    ) -> list[np.ndarray]:
+        """Run one op on constant operands, if `wide` in float64 where the op allows."""
+        return fx_run.evaluate(self.program, op, arrays, wide)
 
     def lower(self, graph: Graph) -> ExportedProgram:
         """Write the graph back as an ExportedProgram that shares the weights of the original."""

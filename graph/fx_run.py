@@ -18,12 +18,12 @@ from .value import Op
 
 
 def evaluate(
-    program: ExportedProgram, op: Op, arrays: Sequence[np.ndarray | None]
+    program: ExportedProgram, op: Op, arrays: Sequence[np.ndarray | None], wide: bool
 ) -> list[np.ndarray]:
-    """The op's results; computed in float64 if they are floats and the operator allows it."""
+    """The op's results; if `wide`, floats in float64 where the operator allows it."""
     tensors = [None if array is None else to_torch(np.asarray(array)) for array in arrays]
     with torch.no_grad():
-        if all(output.is_float for output in op.outputs):
+        if wide and all(output.is_float for output in op.outputs):
             try:
                 return _evaluate(program, op, [_widened(tensor) for tensor in tensors])
             except Exception:

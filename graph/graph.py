@@ -19,8 +19,10 @@ class Binding(Protocol):
 
     frontend: str
 
-    def evaluate(self, op: Op, arrays: "Sequence[np.ndarray | None]") -> list[np.ndarray]:
-        """Run one op on constant operands, in float64 where the op allows."""
+    def evaluate(
+        self, op: Op, arrays: "Sequence[np.ndarray | None]", *, wide: bool = True
+    ) -> list[np.ndarray]:
+        """Run one op on constant operands, if `wide` in float64 where the op allows."""
         ...
 
     def lower(self, graph: "Graph") -> Any:

@@ -57,9 +57,11 @@ class OnnxBinding:
     def opset(self) -> int:
         return opset_of(self.model)
 
-    def evaluate(self, op: Op, arrays: "Sequence[np.ndarray | None]") -> list[np.ndarray]:
-        """Run one op on constant operands, in float64 where the op allows."""
-        return evaluate(op, arrays, self.model.opset_imports)
+    def evaluate(
+        self, op: Op, arrays: "Sequence[np.ndarray | None]", *, wide: bool = True
+    ) -> list[np.ndarray]:
+        """Run one op on constant operands, if `wide` in float64 where the op allows."""
+        return evaluate(op, arrays, self.model.opset_imports, wide)
 
     def lower(self, graph: Graph) -> ir.Model:
         """Write the graph back as a new model; the original stays as it is."""

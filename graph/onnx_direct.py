@@ -26,7 +26,7 @@ from .ops import (
     Unbind,
     Unsqueeze,
 )
-from .value import Op, is_float
+from .value import Op
 
 Arrays = Sequence[np.ndarray | None]
 
@@ -38,10 +38,6 @@ def compute(op: Op, arrays: Arrays) -> list[np.ndarray] | None:
     if result is None or isinstance(result, list):
         return result
     return [np.asarray(result)]
-
-
-def _widen(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64, copy=False) if is_float(array.dtype) else array
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -88,13 +84,13 @@ POINTWISE: dict[str, Callable[..., Any]] = {
 
 
 def _elementwise(op: Elementwise, arrays: Arrays) -> np.ndarray | None:
-    operands = [_widen(array) for array in arrays if array is not None]
+    operands = [array for array in arrays if array is not None]
     function = POINTWISE.get(op.fn)
     return None if function is None else np.asarray(function(*operands))
 
 
 def _linear(op: Linear, arrays: Arrays) -> np.ndarray:
-    x, weight, *rest = (_widen(array) for array in arrays if array is not None)
+    x, weight, *rest = (array for array in arrays if array is not None)
     product = x @ (np.swapaxes(weight, -1, -2) if op.layout == "oi" else weight)
     return product + rest[0] if rest else product
 
@@ -152,7 +148,7 @@ def _unbind(op: Unbind, arrays: Arrays) -> list[np.ndarray]:
 
 DIRECT: dict[type[Op], Callable[..., Any]] = {
     Elementwise: _elementwise,
-    MatMul: lambda op, arrays: _widen(arrays[0]) @ _widen(arrays[1]),
+    MatMul: lambda op, arrays: arrays[0] @ arrays[1],
     Linear: _linear,
     Reshape: _reshape,
     Expand: _expand,

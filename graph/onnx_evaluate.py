@@ -15,23 +15,24 @@ from .value import Op, Value, is_float
 Arrays = Sequence[np.ndarray | None]
 
 
-def evaluate(op: Op, arrays: Arrays, opsets: Mapping[str, int]) -> list[np.ndarray]:
-    """Results of an op, computed in float64 where the op allows."""
+def evaluate(op: Op, arrays: Arrays, opsets: Mapping[str, int], wide: bool) -> list[np.ndarray]:
+    """Results of an op, if `wide` computed in float64 where the op allows."""
+    if wide and all(output.is_float for output in op.outputs):
+        try:
+            return _evaluate(op, [None if a is None else _widened(a) for a in arrays], opsets)
+        except Exception:
+            pass  # e.g. an operator without a float64 kernel; running it as it is decides
+    return _evaluate(op, arrays, opsets)
+
+
+def _evaluate(op: Op, arrays: Arrays, opsets: Mapping[str, int]) -> list[np.ndarray]:
     with np.errstate(all="ignore"):
         found = compute(op, arrays)
-    if found is not None:
-        return found
-    wide = [None if array is None else _widened(array) for array in arrays]
-    try:
-        return _reference(op, wide, opsets)
-    except Exception:
-        if all(a is b for a, b in zip(wide, arrays, strict=True)):
-            raise
-        return _reference(op, arrays, opsets)  # e.g. an operator without a float64 kernel
+    return _reference(op, arrays, opsets) if found is None else found
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if is_float(array.dtype) else array
+    return array.astype(np.float64, copy=False) if is_float(array.dtype) else array
 
 
 def _reference(op: Op, arrays: Arrays, opsets: Mapping[str, int]) -> list[np.ndarray]:

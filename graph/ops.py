@@ -1,7 +1,7 @@
 """The lifted vocabulary: what passes can see of a program, whichever IR spelled it.
 
-Operands are listed in the order of `Op.inputs`; one in brackets may be absent. Further inputs, which
-an IR needs to spell the op (ONNX's `axes`), may follow; they go when the op is written anew.
+Operands are listed in the order of `Op.inputs`; one in brackets may be absent. Further inputs that
+an IR needs to spell the op (ONNX axes) may follow; they go when the op is written anew.
 Axes count from the front. A node outside the vocabulary is `Opaque`.
 """
 

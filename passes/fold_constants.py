@@ -5,8 +5,9 @@ Rewrite:
 
 Why: at inference a weight is a number, and so is what is computed from weights: weight
 standardisation, reparametrisations, adapters added at run time (W + B·A), gates, template mixtures.
-Exactness: reassociates; the original ops are run, in float64 where they allow, and the result is
-rounded once, however many ops made it.
+Exactness: reassociates; the original ops are run. What ends in a weight is computed in float64
+where the ops allow, and rounded once, however many ops made it. Other tables (rotary angles, masks)
+are computed in the types that the program names, as at run time.
 Legality: every operand is a constant and the op is neither random nor stateful. A result larger
 than the operands that it sets free by more than 64 KiB (an expanded table) stays computed, unless a
 weight needs it; an op that unpacks a quantized weight always does.
@@ -23,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..graph import Graph, Op, Value
-from ..graph.ops import Conv, Linear, MatMul
+from ..graph.ops import Conv, Linear, MatMul, Transpose
 from .base import Exactness, Pass, Refusal
 
 SLACK_BYTES = 1 << 16
@@ -40,19 +41,26 @@ class ConstantSite:
         graph: what can evaluate it.
         wide: by constant, its value before rounding, while an op of this walk will ask for it.
         derived: the values that are computed from constants alone.
+        weights: those of them that end in a weight.
     """
 
     op: Op
     graph: Graph
     wide: dict[Value, np.ndarray]
     derived: set[Value]
+    weights: set[Value]
+
+    @property
+    def makes_weight(self) -> bool:
+        """Whether the result ends in a weight: a product or convolution reads it, then or later."""
+        return any(output in self.weights for output in self.op.outputs)
 
     @cached_property
     def results(self) -> list[np.ndarray] | Exception:
         """What the op makes, or why it cannot be run here; computed once, when asked for."""
         arrays = [None if value is None else self.array(value) for value in self.op.inputs]
         try:
-            return self.graph.binding.evaluate(self.op, arrays)
+            return self.graph.binding.evaluate(self.op, arrays, wide=self.makes_weight)
         except Exception as error:  # an IR has operators that its reference lacks or gets wrong
             return error
 
@@ -79,9 +87,10 @@ class FoldConstants(Pass[ConstantSite]):
     def match(self, graph: Graph) -> Iterator[ConstantSite]:
         wide: dict[Value, np.ndarray] = {}
         derived = derived_values(graph)
+        weights = weight_values(graph, derived)
         for op in graph.ops:
             if all(value is None or value.constant is not None for value in op.inputs):
-                yield ConstantSite(op, graph, wide, derived)
+                yield ConstantSite(op, graph, wide, derived, weights)
 
     def refuse(self, graph: Graph, site: ConstantSite) -> Refusal | None:
         op = site.op
@@ -91,9 +100,11 @@ class FoldConstants(Pass[ConstantSite]):
             return Refusal("the value is a graph output", op.name, op.kind)
         if _unpacks(op):
             return Refusal("the op unpacks a quantized weight", op.name, op.kind)
+        if _is_shared_transpose(op):
+            return Refusal("a product can read the shared weight as it is", op.name, op.kind)
         freed = {value for value in op.inputs if value is not None and value.readers == [op]}
         grown = sum(map(_bytes, op.outputs)) - sum(map(_bytes, freed))
-        if grown > SLACK_BYTES and not _makes_weight(op):
+        if grown > SLACK_BYTES and not site.makes_weight:
             return Refusal("the result is larger than what it is made from", op.name, op.kind)
         if isinstance(site.results, Exception):
             return Refusal("the op cannot be evaluated", op.name, f"{op.kind}: {site.results}")
@@ -108,7 +119,7 @@ class FoldConstants(Pass[ConstantSite]):
             exact = np.asarray(result)
             constant = graph.constant(exact.astype(dtype, copy=False), output.name)
             graph.replace(output, constant)
-            if needed and exact.dtype != dtype:
+            if needed and site.makes_weight and exact.dtype != dtype:
                 site.wide[constant] = exact
         graph.prune(op)
         for value in operands:
@@ -127,6 +138,34 @@ def derived_values(graph: Graph) -> set[Value]:
     return found
 
 
+def weight_values(graph: Graph, derived: set[Value]) -> set[Value]:
+    """The derived values that a Linear, Conv or matrix product reads, directly or later."""
+    found: set[Value] = set()
+    for op in reversed(list(graph.ops)):
+        for output in op.outputs:
+            if output in derived and any(
+                _ends_in_weight(r, derived, found) for r in output.readers
+            ):
+                found.add(output)
+    return found
+
+
+def _ends_in_weight(reader: Op, derived: set[Value], found: set[Value]) -> bool:
+    if any(output in derived for output in reader.outputs):
+        return any(output in found for output in reader.outputs)
+    return isinstance(reader, Linear | Conv | MatMul)
+
+
+def _is_shared_transpose(op: Op) -> bool:
+    """Whether products alone read the transpose of a weight that is read elsewhere (a tied table).
+
+    A copy would double it; `canonicalize` makes each product a Linear of the other layout.
+    """
+    if not isinstance(op, Transpose) or op.perm != (1, 0) or op.require(0).readers == [op]:
+        return False
+    return all(isinstance(op, Linear | MatMul) and index == 1 for op, index in op.output.uses)
+
+
 def _unpacks(op: Op) -> bool:
     """Whether a float result spells out an operand of few bits, which is what saves the memory."""
     packed = [v for v in op.inputs if v is not None and v.dtype is not None and _is_packed(v.dtype)]
@@ -142,17 +181,3 @@ def _bytes(value: Value) -> int:
     if shape is None or dtype is None:
         return 0
     return prod(dim for dim in shape if isinstance(dim, int)) * dtype.itemsize
-
-
-def _makes_weight(op: Op) -> bool:
-    """Whether a Linear, Conv or matrix product reads what is computed here, directly or later."""
-    worklist, seen = list(op.outputs), set(op.outputs)
-    while worklist:
-        for reader in worklist.pop().readers:
-            if isinstance(reader, Linear | Conv | MatMul):
-                return True
-            fresh = [output for output in reader.outputs if output not in seen]
-            if all(v is None or v.constant is not None or v in seen for v in reader.inputs):
-                seen.update(fresh)
-                worklist += fresh
-    return False

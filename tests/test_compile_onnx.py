@@ -127,5 +127,5 @@ def test_a_model_that_the_passes_make_unsupported_runs_as_it_is(monkeypatch):
 
 def test_torch_cannot_run_onnx():
     model = onnx_model(RELU, {"x": ["n", 8]}, {"y": ["n", 8]})
-    with pytest.raises(InvalidInput, match="backend: expected 'onnxruntime' or 'auto' for ONNX"):
+    with pytest.raises(InvalidInput, match="backend: expected 'onnxruntime' or 'auto' for an ONNX"):
         quickly(model, backend="torch")

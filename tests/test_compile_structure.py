@@ -50,7 +50,7 @@ def test_outputs_keep_their_nesting_none_and_numbers(full):
 def test_inputs_by_position_and_by_keyword_in_any_order(full):
     expected = NESTED(X, MASK, scale=SCALE)
     assert same(full(scale=SCALE, x=X, mask=MASK), expected)
-    assert same(full(X, MASK, SCALE), expected)
+    assert same(full(X, MASK, scale=2.0), expected)
     assert same(full(X, scale=SCALE, mask=MASK), expected)
 
 

@@ -120,7 +120,7 @@ def test_gate_after_a_linear_and_after_relu(view):
 
 @pytest.mark.parametrize("place", ["query", "scores", "key"])
 @pytest.mark.parametrize("cut", ["unbind", "select", "chunk", "split"])
-def test_softmax_scale_goes_into_a_fused_projection(view, place, cut):
+def test_softmax_scale_goes_into_a_fused_projection(either_view, place, cut):
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -143,7 +143,7 @@ def test_softmax_scale_goes_into_a_fused_projection(view, place, cut):
             scores = scores / (d // 2) ** 0.5 if place == "scores" else scores
             return scores.softmax(-1) @ v
 
-    outcome = view.apply(Attention(), TOKENS, FoldConstants(), FoldAffine())
+    outcome = either_view.apply(Attention(), TOKENS, FoldConstants(), FoldAffine())
     assert outcome.count("mul", "div", "Affine") == 0
     assert outcome.count("Softmax") == 1
 
@@ -262,3 +262,22 @@ def test_taking_the_moment_for_a_variance_is_caught(view):
     _, wrong = view.lift(Before(Centred(8)).double(), [x.double() for x in TOKENS])
     right = run()
     assert abs(right[0] - wrong()[0]).max() > 1e-3 * abs(right[0]).max()
+
+
+@pytest.mark.parametrize("case", ["unified_norm", "residual_shift_stays"])
+def test_golden(fx_view, golden, case):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.branch, self.conv = UnifiedNorm(8), nn.Linear(8, 8), nn.Conv1d(8, 4, 3)
+            self.conv.padding = (1,)
+
+        def forward(self, x):
+            y = self.norm(x)
+            return self.conv((y + self.branch(y)).transpose(1, 2))
+
+    module = Between(UnifiedNorm(8)) if case == "unified_norm" else Residual()
+    graph, _ = fx_view.lift(module, TOKENS)
+    golden(f"fold_affine/{case}.before", graph)
+    outcome = fx_view.apply(module, TOKENS, *FOLD, dtype=torch.float32)
+    golden(f"fold_affine/{case}.after", outcome.graph)

@@ -248,6 +248,22 @@ def test_a_shared_operand_frees_nothing(fx_view, monkeypatch):
     assert outcome.refused("the result is larger than what it is made from")
 
 
+def test_a_tied_table_is_not_doubled(view):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(10, 8)
+
+        def forward(self, ids):
+            return torch.tanh(self.table(ids)) @ self.table.weight.T
+
+    inputs = (torch.tensor([1, 2, 3]),)
+    outcome = view.apply(Tied(), inputs, FoldConstants(), Canonicalize(), random=False)
+    assert outcome.refused("a product can read the shared weight as it is")
+    assert outcome.after == {"Gather": 1, "tanh": 1, "Linear": 1}
+    assert len(outcome.graph.constants()) == 1
+
+
 def test_every_reason_is_tested():
     import ast
     import inspect
@@ -255,5 +271,9 @@ def test_every_reason_is_tested():
     tree = ast.parse(inspect.getsource(fold_constants))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     found = {c.args[0].value for c in calls if getattr(c.func, "id", "") == "Refusal"}
-    more = {"the op unpacks a quantized weight", "the op cannot be evaluated"}
+    more = {
+        "the op unpacks a quantized weight",
+        "the op cannot be evaluated",
+        "a product can read the shared weight as it is",
+    }
     assert found == {*REFUSED, *more}
