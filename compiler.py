@@ -80,18 +80,20 @@ def compile(
     Raises:
         PasselError: the kinds are in `passel.errors`. VerificationError names the guilty pass.
     """
-    check_backend(backend, target)
+    check_backend(backend, target, threads)
     job = Job.of(passes, exclude, progress, rtol, atol, threads)
     captured = _captured(job.report, model, example_inputs, dynamic_shapes)
     return lower(job, captured, Lowering(backend, target, measure, verify))
 
 
-def check_backend(backend: str, target: str) -> None:
+def check_backend(backend: str, target: str, threads: int) -> None:
     """Refuse what is not known, does not go together or is not installed."""
     if backend not in BACKENDS:
         raise InvalidInput(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "torch" and target != "cpu":
         raise InvalidInput(f"target: expected 'cpu' for backend 'torch', got {target!r}")
+    if threads < 0:
+        raise InvalidInput(f"threads: expected 0 or more, got {threads!r}")
     provider(target)
 
 

@@ -34,6 +34,9 @@ class EagerSession:
 
     def run_tensors(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Run on torch tensors in input order."""
+        wrong = mismatch(self._specs, tensors)  # torch itself would not mind another dtype
+        if wrong is not None:
+            raise wrong
         leaves = list(self._leaves)
         for place, tensor in zip(self._places, tensors, strict=True):
             leaves[place] = tensor.detach()
@@ -42,9 +45,7 @@ class EagerSession:
             with torch.no_grad():
                 results = self._module(*args, **kwargs)
         except Exception as error:
-            raise mismatch(self._specs, tensors) or InvalidModel(
-                f"torch failed while running: {error}"
-            ) from error
+            raise InvalidModel(f"torch failed while running: {error}") from error
         return [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, torch.Tensor)]
 
 

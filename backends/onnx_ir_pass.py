@@ -30,12 +30,29 @@ class OnnxPass(ir.passes.FunctionalPass):
         self.reports: list[PassReport] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Lift, run, lower. `modified` tells whether any pass applied anywhere."""
+        """Lift, run, lower.
+
+        `modified` is false too where a pass only recognised something, and it is written as before.
+        """
         graph = onnx_view.lift(model)
         self.reports = run_passes(graph, self.passes, exclude=self.exclude)
         lowered = graph.binding.lower(graph)
-        modified = any(report.applied for report in self.reports)
-        return ir.passes.PassResult(lowered, modified)
+        applied = any(report.applied for report in self.reports)
+        return ir.passes.PassResult(lowered, applied and _written(lowered) != _written(model))
+
+
+def _written(model: ir.Model) -> list[object]:
+    """What two models have in common that say the same with the same weights."""
+    nodes = [
+        (
+            node.domain,
+            node.op_type,
+            str(sorted(node.attributes.items())),
+            [value and value.name for value in (*node.inputs, *node.outputs)],
+        )
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+    ]
+    return [*nodes, {n: id(value.const_value) for n, value in model.graph.initializers.items()}]
 
 
 def onnx_pass(passes: Request = "default", *, exclude: Exclude = ()) -> OnnxPass:

@@ -86,6 +86,13 @@ def _transpose(first: str | int, second: str | int) -> Rule:
     return rule
 
 
+def _reverse_axes(call: Call) -> Op | None:
+    rank = call["self"].rank
+    if rank < 2:
+        return Identity(inputs=[call["self"]])
+    return Transpose(inputs=[call["self"]], perm=tuple(reversed(range(rank))))
+
+
 def _squeeze(call: Call) -> Op | None:
     x, found = call["self"], call.get("dim")
     rank = x.rank
@@ -195,6 +202,7 @@ MOVEMENT: dict[str, Rule] = {
     "swapaxes.default": _transpose("axis0", "axis1"),
     "t.default": _transpose(0, 1),
     "mT.default": _transpose(-1, -2),
+    "numpy_T.default": _reverse_axes,
     "squeeze.default": _squeeze,
     "squeeze.dim": _squeeze,
     "squeeze.dims": _squeeze,

@@ -7,7 +7,7 @@ Why: at inference a weight is a number, and so is what is computed from weights:
 standardisation, reparametrisations, adapters added at run time (W + B·A), gates, template mixtures.
 Exactness: reassociates; the original ops are run. What ends in a weight is computed in float64
 where the ops allow, and rounded once, however many ops made it. Other tables (rotary angles, masks)
-are computed in the types that the program names, as at run time.
+are computed in the types that the program names, as it would at run time.
 Legality: every operand is a constant and the op is neither random nor stateful. A result larger
 than the operands that it sets free by more than 64 KiB (an expanded table) stays computed, unless a
 weight needs it; an op that unpacks a quantized weight always does.

@@ -101,9 +101,7 @@ def test_onnx_to_onnx(residual, tmp_path):
         passel.export_onnx(source, X, tmp_path / "result.onnx", opset=opset)
         assert onnx.load(str(tmp_path / "result.onnx")).opset_import[0].version == expected
         assert np.allclose(run(tmp_path / "result.onnx", X), run(source, X), atol=1e-4)
-    with pytest.raises(
-        InvalidInput, match=r"got 20 instead of the 18 asked for: .* only be raised"
-    ):
+    with pytest.raises(InvalidInput, match=r"got 20 instead of the 18 asked .* only be raised"):
         passel.export_onnx(source, None, tmp_path / "result.onnx", opset=18)
 
 
@@ -149,6 +147,7 @@ def test_ctrl_c_while_writing(residual, tmp_path, monkeypatch, step):
     (tmp_path / "m.onnx").write_bytes(b"old")
     calls: list[Callable[[], object]] = []
     monkeypatch.setattr(step, interrupted)
+    monkeypatch.setattr("passel.graph.onnx_write.SMALL_BYTES", 0)
     calls.append(lambda: passel.export_onnx(residual, X, tmp_path / "m.onnx", external_data=True))
     calls.append(lambda: passel.export_onnx(residual, X, tmp_path / "m.onnx", verify=False))
     for call in calls:
