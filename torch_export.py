@@ -99,7 +99,11 @@ def to_onnx(
     try:
         with torch.no_grad(), quiet(), _tensor_outputs(program):
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, verbose=False, optimize=True
+                program,
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                optimize=not _holds_bfloat16(program),
             )
     except Exception as error:
         raise ExportError(f"torch.onnx cannot translate the model: {_cause(error)}") from error
@@ -107,6 +111,11 @@ def to_onnx(
         raise ExportError("torch.onnx returned no model")
     exported.rename_axes({symbol: name for symbol, name in (names or {}).items()})
     return exported.model
+
+
+def _holds_bfloat16(program: ExportedProgram) -> bool:
+    """The exporter's own optimizer writes float32 weights into bfloat16 convs."""
+    return any(t.dtype is torch.bfloat16 for t in program.state_dict.values())
 
 
 def _cause(error: BaseException) -> str:

@@ -154,3 +154,12 @@ def test_ctrl_c_while_writing(residual, tmp_path, monkeypatch, step):
         with pytest.raises(KeyboardInterrupt):
             call()
     assert files(tmp_path) == {"m.onnx": b"old"}
+
+
+def test_bfloat16_weights_stay_bfloat16(tmp_path):
+    """The exporter's own optimizer makes them float32 where it folds a batch norm into a conv."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).eval().bfloat16()
+    x = torch.randn(1, 2, 6, 6).bfloat16()
+    passel.export_onnx(model, x, tmp_path / "m.onnx")
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+    assert operators(tmp_path / "m.onnx") == {("", "Conv")}

@@ -98,13 +98,8 @@ def test_weights_changed_in_place(variants):
 def test_gradients_stay_on_eager_torch():
     model = net()
     fast = compiled(model)
-    with (
-        torch.enable_grad(),
-        pytest.warns(UserWarning, match="it may need gradients: call it under"),
-    ):
-        found = fast(example())
-    assert found.requires_grad
-    found.sum().backward()
+    with torch.enable_grad(), pytest.warns(UserWarning, match="it may need gradients: call it"):
+        fast(example()).sum().backward()
     assert model.last.weight.grad is not None
     assert not fast(example()).requires_grad
 
@@ -114,9 +109,7 @@ def test_what_cannot_be_compiled_stays_on_eager_torch():
         def forward(self, x: Tensor) -> Tensor:
             return torch.special.bessel_j0(x)
 
-    with pytest.warns(
-        UserWarning, match=r"leaves a graph to eager torch: torch\.onnx cannot transl"
-    ):
+    with pytest.warns(UserWarning, match=r"leaves a graph to eager torch: torch\.onnx cannot"):
         found = compiled(Odd().eval())(example())
     assert close(found, Odd()(example()))
 

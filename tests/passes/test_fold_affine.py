@@ -60,7 +60,7 @@ def test_unified_norm_goes_forward_when_nothing_precedes_it(view):
 
 
 @pytest.mark.parametrize("position", ["pre", "post"])
-@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("pool", ["cls", pytest.param("mean", marks=pytest.mark.slow)])
 def test_unified_norm_vit_has_no_norm_left(view, position, pool):
     config = ViTConfig(**SMALL, depth=4, norm="unified", norm_position=position, pool=pool)
     outcome = view.apply(ViT(config), vit_inputs(config, batch=2), *FOLD, opset=23)

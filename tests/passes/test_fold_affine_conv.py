@@ -105,17 +105,17 @@ def test_frozen_batch_norm(view):
 
 @pytest.mark.parametrize("norm", ["batch", "ibn", "bcn"])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_conv_nets(view, norm, groups):
+def test_conv_nets(either_view, norm, groups):
     config = ConvNetConfig(image_size=8, widths=(8, 16), norm=norm, groups=groups)
-    outcome = view.apply(ConvNet(config), convnet_inputs(config), *FOLD)
+    outcome = either_view.apply(ConvNet(config), convnet_inputs(config), *FOLD)
     assert outcome.count("BatchNorm") == 0
     if norm == "batch":
         assert outcome.count("Affine", "mul") == 0
 
 
-def test_transposed_head(view):
+def test_transposed_head(either_view):
     config = ConvNetConfig(image_size=8, widths=(8,), head="transposed")
-    outcome = view.apply(ConvNet(config), convnet_inputs(config), *FOLD)
+    outcome = either_view.apply(ConvNet(config), convnet_inputs(config), *FOLD)
     assert outcome.count("BatchNorm", "Affine") == 0
 
 

@@ -39,16 +39,18 @@ def folded(view, module, inputs, *more, **how):
 
 
 @pytest.mark.parametrize("kind", LAYER_KINDS)
-def test_reparametrised_layers(view, kind):
-    outcome = folded(view, ReparamMLP(kind), reparam_inputs(batch=2), Canonicalize(), FoldAffine())
+def test_reparametrised_layers(either_view, kind):
+    outcome = folded(
+        either_view, ReparamMLP(kind), reparam_inputs(batch=2), Canonicalize(), FoldAffine()
+    )
     assert outcome.after == {"Linear": 2, "gelu": 1}
 
 
 @pytest.mark.parametrize("dialect", [*WS_DIALECTS, "scaled"])
-def test_weight_standardisation(view, dialect):
+def test_weight_standardisation(either_view, dialect):
     kind, name = ("scaled_ws", "official") if dialect == "scaled" else ("ws", dialect)
     conv = make_conv(kind, 4, 6, 3, groups=2, bias=True, dialect=name)
-    assert folded(view, conv, IMAGE).after == {"Conv": 1}
+    assert folded(either_view, conv, IMAGE).after == {"Conv": 1}
 
 
 def test_dialects_of_weight_standardisation_differ(fx_view):
@@ -73,9 +75,11 @@ def test_optimal_weighted_conv(view, groups):
 
 
 @pytest.mark.parametrize("conv", ["ws", "scaled_ws"])
-def test_standardised_conv_net_with_batch_norm(view, conv):
+def test_standardised_conv_net_with_batch_norm(either_view, conv):
     config = ConvNetConfig(image_size=8, widths=(8,), conv=conv, dialect="timm", bias=True)
-    outcome = folded(view, ConvNet(config), convnet_inputs(config), Canonicalize(), FoldAffine())
+    outcome = folded(
+        either_view, ConvNet(config), convnet_inputs(config), Canonicalize(), FoldAffine()
+    )
     assert outcome.count("BatchNorm", "Affine", "mul", "div", "sub", "sqrt") == 0
     assert outcome.count("Reduce") <= 1  # the pooling
 

@@ -53,7 +53,7 @@ def bad_files(folder: Path) -> None:
         (["in.onnx", "out.onnx", "--input", "x=nosuch.npy"], "no such file: 'nosuch.npy'"),
         (["in.onnx", "out.onnx", "--input", "x=text.onnx"], "cannot read 'text.onnx'"),
         (["in.onnx", "out.onnx", "--input", "x=flat.npy"], "expected shape (batch, 3, 4)"),
-        (["in.onnx", "out.onnx", "--input", "x=double.npy"], "expected tensor(float)"),
+        (["in.onnx", "out.onnx", "--input", "x=double.npy"], "expected float32, got float64"),
         (["in.onnx", "out.onnx", "--inputs", "x.npz"], "cannot read 'x.npz'"),
         (["in.onnx", "out.onnx", "--input-shape", "x:2,9,4"], "expected shape (batch, 3, 4)"),
         (["in.onnx", "out.onnx", "--input-shape", "x:two"], "expected e.g. x:1,3"),
