@@ -25,6 +25,7 @@ from .passes.driver import Exclude, Progress
 from .passes.registry import Request
 from .passes.report import Report
 from .pipeline import Job, runner, stage
+from .progress import announced
 
 BACKENDS = ("auto", "onnxruntime", "torch")
 
@@ -42,6 +43,7 @@ class Optimized:
     report: Report
 
 
+@announced
 def compile(
     model: Any,
     example_inputs: Any = None,
@@ -97,6 +99,7 @@ def check_backend(backend: str, target: str, threads: int) -> None:
     provider(target)
 
 
+@announced
 def optimize(
     model: Any,
     example_inputs: Any = None,
@@ -126,6 +129,7 @@ def optimize(
     return Optimized(lowered, job.report)
 
 
+@announced
 def export_onnx(
     model: Any,
     example_inputs: Any,

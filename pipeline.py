@@ -22,6 +22,7 @@ from .passes.base import Pass
 from .passes.driver import Exclude, Progress, exclusions, run_pass, run_passes
 from .passes.registry import Request, resolve
 from .passes.report import OutputError, Report, Size
+from .progress import say
 from .samples import other_sizes, random_like
 from .verify import (
     SEEDS,
@@ -212,7 +213,8 @@ def output_names(program: ExportedProgram | ir.Model) -> list[str]:
 
 @contextmanager
 def stage(report: Report, name: str) -> Iterator[None]:
-    """Record the seconds that a stage takes."""
+    """Record the seconds that a stage takes, and say that it is on."""
+    say(name)
     start = time.perf_counter()
     try:
         yield

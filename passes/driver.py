@@ -59,9 +59,7 @@ def run_pass(graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]" = ()) -
     return report
 
 
-def _round(
-    graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]", report: PassReport
-) -> int:
+def _round(graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]", report: PassReport) -> int:
     """One walk over all sites; refusals are those of the last walk."""
     report.refused, report.excluded = [], []
     applied = 0

@@ -8,13 +8,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from passel import progress
 from passel.errors import InvalidInput, InvalidModel
 from passel.passes import Compress, resolve
+from passel.progress import Working
 from passel.tools import cli_screen
 from passel.tools.cli import arranged
 from passel.tools.cli_inputs import GivenInputs
 from passel.tools.cli_options import split_passes
-from passel.tools.cli_screen import Working
 
 
 def value(name: str, *dims: int | str, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -115,7 +116,7 @@ def test_progress_appears_late_and_only_on_a_terminal(monkeypatch: pytest.Monkey
     def shown(patience: float, enabled: bool) -> str:
         stream = Terminal()
         monkeypatch.setattr(cli_screen.sys, "stderr", stream)
-        monkeypatch.setattr(cli_screen, "PATIENCE", patience)
+        monkeypatch.setattr(progress, "PATIENCE", patience)
         monkeypatch.setenv("TERM", "xterm")
         with Working(enabled=enabled) as working:
             working.on_pass("recenter", 0, 3)
