@@ -54,6 +54,21 @@ class Site(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class OpSite:
+    """A site that is one op, and touches no other."""
+
+    op: Op
+
+    @property
+    def anchor(self) -> Op:
+        return self.op
+
+    @property
+    def touched(self) -> tuple[Op, ...]:
+        return (self.op,)
+
+
 S = TypeVar("S", bound=Site)
 
 

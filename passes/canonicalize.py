@@ -20,26 +20,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..graph import Graph, Op
-from .base import Exactness, Pass, Refusal
+from .base import Exactness, OpSite, Pass, Refusal
 from .canonical import RULES, Rule
 from .canonical.rule import Match
 
 
 @dataclass(frozen=True)
-class RuleSite:
+class RuleSite(OpSite):
     """An op that a rule starts from."""
 
     rule: str
-    op: Op
     apply: Match
-
-    @property
-    def anchor(self) -> Op:
-        return self.op
-
-    @property
-    def touched(self) -> tuple[Op, ...]:
-        return (self.op,)
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Canonicalize(Pass[RuleSite]):
             for rule in by_kind[kind]:
                 edit = None if op.erased else rule.match(graph, op)
                 if edit is not None:
-                    yield RuleSite(rule.name, op, edit)
+                    yield RuleSite(op, rule.name, edit)
 
     def refuse(self, graph: Graph, site: RuleSite) -> Refusal | None:
         if site.op.output in graph.pinned:

@@ -14,37 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..graph import Graph, Op
-from .base import Exactness, Pass
+from ..graph import Graph
+from .base import Exactness, OpSite, Pass
 
 
 @dataclass(frozen=True)
-class DeadSite:
-    """An op that nothing reads."""
-
-    op: Op
-
-    @property
-    def anchor(self) -> Op:
-        return self.op
-
-    @property
-    def touched(self) -> tuple[Op, ...]:
-        return (self.op,)
-
-
-@dataclass(frozen=True)
-class EliminateDeadCode(Pass[DeadSite]):
+class EliminateDeadCode(Pass[OpSite]):
     """Erase dead ops, and then what only they kept alive."""
 
     name: ClassVar[str] = "eliminate-dead-code"
     exactness: ClassVar[Exactness] = Exactness.BITWISE
 
-    def match(self, graph: Graph) -> Iterator[DeadSite]:
+    def match(self, graph: Graph) -> Iterator[OpSite]:
         for op in graph.ops:
             unread = not any(out.uses or graph.is_output(out) for out in op.outputs)
             if unread and not op.effectful:
-                yield DeadSite(op)
+                yield OpSite(op)
 
-    def rewrite(self, graph: Graph, site: DeadSite) -> None:
+    def rewrite(self, graph: Graph, site: OpSite) -> None:
         graph.prune(site.op)

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..graph import Graph, Op, Value
 from ..graph.ops import Conv, Linear, MatMul, Transpose
-from .base import Exactness, Pass, Refusal
+from .base import Exactness, OpSite, Pass, Refusal
 
 SLACK_BYTES = 1 << 16
 QUANTIZED = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
@@ -33,7 +33,7 @@ QUANTIZED = ("int8", "uint8", "int4", "uint4", "int2", "uint2")
 
 
 @dataclass(frozen=True)
-class ConstantSite:
+class ConstantSite(OpSite):
     """An op whose operands are all constants.
 
     Attributes:
@@ -44,7 +44,6 @@ class ConstantSite:
         weights: those of them that end in a weight.
     """
 
-    op: Op
     graph: Graph
     wide: dict[Value, np.ndarray]
     derived: set[Value]
@@ -67,14 +66,6 @@ class ConstantSite:
     def array(self, value: Value) -> np.ndarray:
         """A constant operand, as exactly as it is known."""
         return self.wide[value] if value in self.wide else value.array()
-
-    @property
-    def anchor(self) -> Op:
-        return self.op
-
-    @property
-    def touched(self) -> tuple[Op, ...]:
-        return (self.op,)
 
 
 @dataclass(frozen=True)
