@@ -10,15 +10,6 @@ import onnx_ir as ir
 CONTRIB = "com.microsoft"
 
 
-def simplified(model: ir.Model) -> ir.Model:
-    """RMSNormalization as SimplifiedLayerNormalization, which older runtimes fuse better."""
-    result = model.clone()
-    for node in result.graph:
-        if node.op_type == "RMSNormalization" and node.domain in ("", "ai.onnx"):
-            node.op_type = "SimplifiedLayerNormalization"
-    return result
-
-
 def fused(model: ir.Model) -> ir.Model:
     """Every residual add that an RMS norm reads, and the norm, as one operator."""
     result = model.clone()
