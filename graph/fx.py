@@ -22,7 +22,7 @@ from .fx_rules import RULES
 from .fx_signature import stored, written_targets
 from .fx_tensor import constant_of, dtype_of, shape_of
 from .graph import Graph
-from .ops import Opaque
+from .ops import Opaque, TopK
 from .value import Constant, Op, Value
 
 
@@ -126,7 +126,7 @@ class _Lift:
         _settle(op, call.operands)
         op.name, op.scope = node.name, scope_of(node)
         op.source = None if call.respelled else node
-        op.outputs = self._results(node, isinstance(op, Opaque))
+        op.outputs = self._results(node, isinstance(op, Opaque | TopK))
         self.graph.append(op)
 
     def _call(self, node: fx.Node) -> Call:
@@ -145,7 +145,8 @@ class _Lift:
             bind(call, args, kwargs)
         return call
 
-    def _results(self, node: fx.Node, opaque: bool) -> list[Value]:
+    def _results(self, node: fx.Node, whole: bool) -> list[Value]:
+        """The values of a node; all of them if `whole`, else only those that the op stands for."""
         val = node.meta.get("val")
         if val is None:
             return []
@@ -163,7 +164,7 @@ class _Lift:
             results.append(self._value(taker or node, item, name))
         for user in takers:
             self.values[user] = results[user.args[1]]  # type: ignore[index]
-        return results if opaque or len(_returns(node)) <= 1 else results[:1]
+        return results if whole or len(_returns(node)) <= 1 else results[:1]
 
     def _outputs(self) -> None:
         (output,) = (node for node in self.program.graph.nodes if node.op == "output")

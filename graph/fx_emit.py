@@ -11,6 +11,8 @@ import torch
 
 from ..errors import InvalidGraph
 from .fx_emit_shape import SHAPE_RULES
+from .fx_emit_tokens import TOKEN_RULES
+from .fx_rules_pointwise import COMPARISONS
 from .ops import (
     Affine,
     Attention,
@@ -133,18 +135,19 @@ def _batch_norm(op: BatchNorm, e: Emitter) -> Any:
 
 
 _FUNCTIONS: dict[str, Any] = {
-    "equal": aten.eq.Tensor,
     "where": aten.where.self,
     "not": aten.logical_not.default,
     "and": aten.logical_and.default,
+    "or": aten.logical_or.default,
+    **{fn: getattr(aten, name).Tensor for name, fn in COMPARISONS.items()},
     "gelu_tanh": aten.gelu.default,
     "pow": aten.pow.Tensor_Tensor,
     **{fn: getattr(aten, fn).Tensor for fn in ("add", "sub", "mul", "div")},
 }
 _WITH_NUMBER_LAST: dict[str, Any] = {
     "pow": aten.pow.Tensor_Scalar,
-    "equal": aten.eq.Scalar,
     "where": aten.where.ScalarOther,
+    **{fn: getattr(aten, name).Scalar for name, fn in COMPARISONS.items()},
     **{fn: getattr(aten, fn).Tensor for fn in ("add", "sub", "mul", "div")},
 }
 
@@ -218,5 +221,6 @@ RULES: dict[type[Op], Callable[[Any, Emitter], Any]] = {
     Reduce: _reduce,
     Softmax: _softmax,
     **SHAPE_RULES,
+    **TOKEN_RULES,
 }
 """How each kind of op is written."""

@@ -11,6 +11,7 @@ import torch
 from .fx_call import Call, Operand, Rule, ints
 from .fx_rules_pointwise import POINTWISE
 from .fx_rules_shape import MOVEMENT
+from .fx_rules_tokens import TOKENS
 from .ops import Attention, BatchNorm, Conv, Linear, MatMul, Norm, Reduce, Softmax
 from .value import Op
 
@@ -155,6 +156,7 @@ _CONVS = ("conv1d", "conv2d", "conv3d")
 RULES: dict[str, Rule] = {
     **POINTWISE,
     **MOVEMENT,
+    **TOKENS,
     "linear.default": _linear,
     "addmm.default": _addmm,
     **{f"{name}.default": _matmul for name in ("mm", "bmm", "matmul")},

@@ -12,6 +12,14 @@ from .value import Op
 
 _UNARY = "neg sqrt rsqrt reciprocal exp log erf tanh sigmoid relu silu abs sin cos isnan".split()
 _BINARY = "add sub mul div".split()
+COMPARISONS = {
+    "eq": "equal",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+}
+"""Functions of the vocabulary that compare, by their ATen names."""
 
 
 def _pointwise(fn: str, *names: str) -> Rule:
@@ -86,13 +94,18 @@ POINTWISE: dict[str, Rule] = {
     "where.Scalar": _pointwise("where", "condition", "self", "other"),
     "masked_fill.Scalar": _pointwise("where", "mask", "value", "self"),
     "masked_fill.Tensor": _pointwise("where", "mask", "value", "self"),
-    "eq.Tensor": _pointwise("equal", "self", "other"),
-    "eq.Scalar": _pointwise("equal", "self", "other"),
+    **{
+        f"{name}.{overload}": _pointwise(fn, "self", "other")
+        for name, fn in COMPARISONS.items()
+        for overload in ("Tensor", "Scalar")
+    },
     "logical_not.default": _pointwise("not", "self"),
-    "logical_and.default": _pointwise("and", "self", "other"),
     "bitwise_not.default": _on_bool(_pointwise("not", "self")),
-    "bitwise_and.Tensor": _on_bool(_pointwise("and", "self", "other")),
-    "__and__.Tensor": _on_bool(_pointwise("and", "self", "other")),
+    **{
+        name: _on_bool(_pointwise(fn, "self", "other"))
+        for fn in ("and", "or")
+        for name in (f"logical_{fn}.default", f"bitwise_{fn}.Tensor", f"__{fn}__.Tensor")
+    },
     "maximum.default": _pointwise("maximum", "self", "other"),
     "minimum.default": _pointwise("minimum", "self", "other"),
 }

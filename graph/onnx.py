@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import InvalidModel
-from . import onnx_rules, onnx_rules_shape
+from . import onnx_rules, onnx_rules_shape, onnx_rules_tokens
 from .graph import Graph
 from .onnx_copy import captures, values_of
 from .onnx_evaluate import evaluate
@@ -25,7 +25,7 @@ from .ops import Elementwise, Norm, Opaque
 from .shapes import broadcast
 from .value import Op, Shape, Value
 
-_ = onnx_rules, onnx_rules_shape  # importing them fills the table
+_ = onnx_rules, onnx_rules_shape, onnx_rules_tokens  # importing them fills the table
 
 RANDOM = {
     "Bernoulli",

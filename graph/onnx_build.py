@@ -61,6 +61,10 @@ class Builder:
         """A 0-D constant of the element type of `like`."""
         return self._constant(np.array(number, dtype_of(like)), "scalar")
 
+    def array(self, array: np.ndarray, hint: str) -> ir.Value:
+        """A constant of any shape and type."""
+        return self._constant(array, hint)
+
     def full(self, number: float, shape: tuple[int, ...], like: ir.Value) -> ir.Value:
         return self._constant(np.full(shape, number, dtype_of(like)), "full")
 
@@ -103,8 +107,10 @@ class Builder:
 
 RESULT_TYPES = {
     "Shape": ir.DataType.INT64,
-    "Equal": ir.DataType.BOOL,
-    "GreaterOrEqual": ir.DataType.BOOL,
+    **dict.fromkeys(
+        ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or"),
+        ir.DataType.BOOL,
+    ),
     "Not": ir.DataType.BOOL,
     "IsNaN": ir.DataType.BOOL,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from . import onnx_emit_norm, onnx_emit_shape
+from . import onnx_emit_norm, onnx_emit_shape, onnx_emit_tokens
 from .graph import Graph
 from .onnx_build import Builder
 from .onnx_copy import copy_node, is_copyable, values_of
@@ -17,7 +17,7 @@ from .onnx_tensor import tensor_of
 from .ops import Opaque
 from .value import Constant, Op, Value
 
-_ = onnx_emit_norm, onnx_emit_shape  # importing them fills the table
+_ = onnx_emit_norm, onnx_emit_shape, onnx_emit_tokens  # importing them fills the table
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,14 @@ POINTWISE = {
     "Cos": "cos",
     "Where": "where",
     "Equal": "equal",
+    "Less": "less",
+    "LessOrEqual": "less_equal",
+    "Greater": "greater",
+    "GreaterOrEqual": "greater_equal",
     "Not": "not",
     "IsNaN": "isnan",
     "And": "and",
+    "Or": "or",
 }
 """ONNX operators that are a pointwise function without conditions."""
 

@@ -23,6 +23,7 @@ from .movement_ops import (
     Unbind,
     Unsqueeze,
 )
+from .token_ops import Fill, Put, Range, Scatter, Sort, Take, TopK
 from .value import Op, Value
 
 __all__ = [
@@ -35,20 +36,27 @@ __all__ = [
     "Conv",
     "Elementwise",
     "Expand",
+    "Fill",
     "Gather",
     "Identity",
     "Linear",
     "MatMul",
     "Norm",
     "Opaque",
+    "Put",
+    "Range",
     "Reduce",
     "Ref",
     "Reshape",
+    "Scatter",
     "ShapeOf",
     "Slice",
     "Softmax",
+    "Sort",
     "Split",
     "Squeeze",
+    "Take",
+    "TopK",
     "Transpose",
     "Unbind",
     "Unsqueeze",
@@ -180,7 +188,8 @@ class Elementwise(Op):
 
     Attributes:
         fn: add sub mul div neg pow sqrt rsqrt reciprocal exp log erf tanh sigmoid relu gelu
-            gelu_tanh silu abs sin cos where equal not isnan and maximum minimum.
+            gelu_tanh silu abs sin cos where equal less less_equal greater greater_equal not isnan
+            and or maximum minimum.
             "where" takes (condition, if_true, if_false).
     """
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .mod import MoDViT, Routing
 from .vit import DIGITS, ViT, ViTConfig
 
 SPLIT_SEED = 0
@@ -66,9 +67,14 @@ def digits_config(norm: str, norm_position: str = "pre") -> ViTConfig:
     return replace(DIGITS, norm=norm, norm_position=norm_position)
 
 
-def checkpoint_name(norm: str, norm_position: str = "pre") -> str:
-    """Return a checkpoint's file name without suffix, which is also its key in accuracy.json."""
-    return f"digits_vit_{norm}_{norm_position}"
+def checkpoint_name(norm: str, norm_position: str = "pre", ratio: float | None = None) -> str:
+    """Return a checkpoint's file name without suffix, which is also its key in accuracy.json.
+
+    `ratio` is that of a Mixture-of-Depths ViT, in the name as a percentage.
+    """
+    if ratio is None:
+        return f"digits_vit_{norm}_{norm_position}"
+    return f"digits_mod_vit_{norm}_{norm_position}_{100 * ratio:g}"
 
 
 def checkpoints() -> Traversable:
@@ -83,12 +89,30 @@ def recorded_accuracy() -> dict[str, dict[str, float]]:
 
 def load_trained(norm: str, norm_position: str = "pre") -> ViT:
     """Return a trained digits ViT in evaluation mode."""
+    weights = _weights(checkpoint_name(norm, norm_position))
+    model = ViT(digits_config(norm, norm_position))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def load_trained_mod(
+    norm: str = "layer", norm_position: str = "pre", ratio: float = 0.5, mask_form: str = "where"
+) -> MoDViT:
+    """Return a trained digits Mixture-of-Depths ViT in evaluation mode.
+
+    Both mask forms compute the same, so either fits the weights.
+    """
+    weights = _weights(checkpoint_name(norm, norm_position, ratio))
+    model = MoDViT(digits_config(norm, norm_position), Routing(ratio, mask_form=mask_form))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _weights(name: str) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors."""
     from safetensors.torch import load
 
-    name = checkpoint_name(norm, norm_position)
     available = recorded_accuracy()
     if name not in available:
         raise ValueError(f"expected a trained model in {sorted(available)}, got {name!r}")
-    model = ViT(digits_config(norm, norm_position))
-    model.load_state_dict(load(checkpoints().joinpath(f"{name}.safetensors").read_bytes()))
-    return model.eval()
+    return load(checkpoints().joinpath(f"{name}.safetensors").read_bytes())

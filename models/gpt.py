@@ -54,9 +54,16 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Score the next token at each position."""
+        return self.score(self.blocks(self.embed(ids)))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the first block's tokens (batch, tokens, dim)."""
         positions = torch.arange(ids.shape[1], device=ids.device)
-        x = self.token_embedding(ids) + self.position_embedding(positions)
-        return self.head(self.norm(self.blocks(x)))
+        return self.token_embedding(ids) + self.position_embedding(positions)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Map the last block's tokens (batch, tokens, dim) to logits (batch, tokens, vocab)."""
+        return self.head(self.norm(x))
 
 
 def _block(config: GPTConfig) -> Block:

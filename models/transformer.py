@@ -34,10 +34,10 @@ class Attention(nn.Module):
             self.value = nn.Linear(dim, dim, bias=bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend among all tokens."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend among all tokens, or where `mask` allows, which is as F.sdpa takes it."""
         query, key, value = self._heads(x)
-        y = F.scaled_dot_product_attention(query, key, value)
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(y.transpose(1, 2).reshape(x.shape))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -57,10 +57,12 @@ class Attention(nn.Module):
 class CausalAttention(Attention):
     """Attention in which a token sees itself and earlier ones; fused qkv is split, as in GPT-2."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend to the past."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend to the past, or where `mask` allows, which then has to be causal itself."""
         query, key, value = self._heads(x)
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        y = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None
+        )
         return self.proj(y.transpose(1, 2).reshape(x.shape))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -79,10 +79,18 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images."""
+        return self.classify(self.blocks(self.embed(images)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the first block's tokens (batch, tokens, dim): any class token, then patches."""
         x = self.patch_embedding(images).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = self.norm(self.blocks(x + self.positions))
+        return x + self.positions
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Map the last block's tokens (batch, tokens, dim) to logits (batch, classes)."""
+        x = self.norm(x)
         return self.head(x.mean(dim=1) if self.class_token is None else x[:, 0])
 
 

@@ -8,6 +8,7 @@ from .flatten_tokens import FlattenTokens
 from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
 from .merge_linears import MergeLinears
+from .push_tokens import PushTokens
 from .recenter import Recenter
 from .registry import DEFAULT, PASSES, available, parse, resolve
 from .report import Report
@@ -24,6 +25,7 @@ __all__ = [
     "FoldConstants",
     "MergeLinears",
     "Pass",
+    "PushTokens",
     "Recenter",
     "Refusal",
     "Report",

@@ -12,6 +12,7 @@ from .flatten_tokens import FlattenTokens
 from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
 from .merge_linears import MergeLinears
+from .push_tokens import PushTokens
 from .recenter import Recenter
 
 PASSES: dict[str, type[AnyPass]] = {
@@ -22,6 +23,7 @@ PASSES: dict[str, type[AnyPass]] = {
         FoldAffine,
         Recenter,
         Compress,
+        PushTokens,
         MergeLinears,
         FlattenTokens,
         EliminateDeadCode,
@@ -36,6 +38,9 @@ DEFAULT: "tuple[AnyPass, ...]" = (
     FoldAffine(),
     Canonicalize(),
     Recenter(),
+    FoldConstants(),
+    Canonicalize(),
+    PushTokens(),
     FoldConstants(),
     Canonicalize(),
     EliminateDeadCode(),

@@ -12,6 +12,9 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..graph import Graph
+from ..graph.cost import graph_cost, payloads
+from ..graph.cost_extents import Sizes
+from ..graph.cost_layers import AttentionLayer, attention_layers
 from .base import Refusal
 
 
@@ -74,29 +77,63 @@ class OutputError:
 
 @dataclass(frozen=True)
 class Size:
-    """What a graph holds.
+    """What a graph holds, and what one run of it costs; `graph/cost.py` says what is counted.
 
     Attributes:
         ops: number of ops of each kind.
         parameters: elements of all constants that are read.
         bytes: their size.
+        flops: floating-point operations.
+        activation_bytes: results that are written.
+        kv_bytes: keys and values of all attentions, as a cache would hold them.
+        flops_by_kind: operations by kind of op, most first, without kinds that have none.
+        symbols: symbolic dimensions that count as 1: the four numbers above are per unit of them.
+        unknown: number of ops of each kind whose operations are not counted.
+        layers: one entry per attention; plain data, of a report that was saved, will do.
     """
 
     ops: dict[str, int]
     parameters: int
     bytes: int
+    flops: int = 0
+    activation_bytes: int = 0
+    kv_bytes: int = 0
+    flops_by_kind: dict[str, int] = field(default_factory=dict)
+    symbols: list[str] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+    layers: list[AttentionLayer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make layers of plain data."""
+        layers = [AttentionLayer(**one) if isinstance(one, dict) else one for one in self.layers]
+        object.__setattr__(self, "layers", layers)
 
     @classmethod
-    def of(cls, graph: Graph) -> "Size":
-        seen: dict[int, tuple[int, int]] = {}
-        for value in graph.constants():
-            payload = value.constant
-            if payload is not None:
-                elements = int(np.prod(payload.shape, dtype=np.int64))
-                key = payload if payload.source is None else payload.source
-                seen[id(key)] = (elements, payload.nbytes)
-        elements, total = (sum(pair[k] for pair in seen.values()) for k in (0, 1))
-        return cls(count_ops(graph), elements, total)
+    def of(cls, graph: Graph, sizes: "Sizes | None" = None) -> "Size":
+        """Measure a graph, with these numbers for symbolic dimensions."""
+        cost = graph_cost(graph, sizes)
+        layers = attention_layers(graph, cost)
+        held = payloads(graph.constants())
+        return cls(
+            ops=count_ops(graph),
+            parameters=sum(int(np.prod(one.shape, dtype=np.int64)) for one in held),
+            bytes=cost.total.parameter_bytes,
+            flops=cost.total.flops,
+            activation_bytes=cost.total.activation_bytes,
+            kv_bytes=sum(layer.kv_bytes for layer in layers),
+            flops_by_kind={kind: one.flops for kind, one in cost.kinds.items() if one.flops},
+            symbols=list(cost.symbols),
+            unknown=cost.unknown,
+            layers=layers,
+        )
+
+    @property
+    def uncounted(self) -> str:
+        """What the numbers leave out, in words; empty where nothing is."""
+        units = ", ".join(f"{name} = 1" for name in self.symbols)
+        left_out = ", ".join(f"{kind} {count}" for kind, count in self.unknown.items())
+        parts = [units and f"with {units}", left_out and f"not counted: {left_out}"]
+        return "; ".join(filter(None, parts))
 
 
 @dataclass

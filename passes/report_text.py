@@ -1,11 +1,14 @@
 """A report as text: one rich table a topic, plain when the terminal is."""
 
+from collections.abc import Iterable, Iterator
 from io import StringIO
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..graph.cost_layers import AttentionLayer
 from .report import PassReport, Report
 
 WIDTH = 110
@@ -25,9 +28,13 @@ def print_report(report: Report, console: Console) -> None:
     if any(entry.refused or entry.excluded for entry in report.passes):
         console.print(refusals_table(report))
     console.print(sizes_table(report))
+    if any(_cells(old, old) != _cells(old, new) for old, new in paired(report)):
+        console.print(layers_table(report))
     if report.errors:
         console.print(errors_table(report))
     lines = [f"verified: {report.verified}", *(f"note: {note}" for note in report.notes)]
+    if report.before.uncounted:
+        lines.append(f"cost: {report.before.uncounted}")
     lines += [f"chosen: {name} = {choice}" for name, choice in report.chosen.items()]
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report.stages.items())
     if stages:
@@ -93,12 +100,81 @@ def sizes_table(report: Report) -> Table:
     _row(table, "ops", str(sum(before.ops.values())), str(sum(after.ops.values())))
     _row(table, "parameters", f"{before.parameters:,}", f"{after.parameters:,}")
     _row(table, "bytes", f"{before.bytes:,}", f"{after.bytes:,}")
+    _row(table, "GFLOPs", giga(before.flops), giga(after.flops))
+    written = before.activation_bytes, after.activation_bytes
+    _row(table, "activation MB", *(f"{count / 1e6:.4g}" for count in written))
     kinds = dict.fromkeys([*before.ops, *after.ops])
     for kind in list(kinds)[:KINDS_SHOWN]:
         _row(table, kind, str(before.ops.get(kind, 0)), str(after.ops.get(kind, 0)))
     if len(kinds) > KINDS_SHOWN:
         _row(table, f"… {len(kinds) - KINDS_SHOWN} more kinds", "", "")
     return table
+
+
+def layers_table(report: Report) -> Table:
+    """Tokens, operations and key and value bytes of each attention layer; equal rows as one."""
+    table = Table(title="attention layers", title_justify="left")
+    for heading in ("layer", "tokens q/kv", "GFLOPs", "KV bytes"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    rows = [(_label(old or new), *_cells(old, new)) for old, new in paired(report)]
+    for names, cells in grouped(rows):
+        _row(table, names, *cells)
+    layers = report.before.layers, report.after.layers
+    flops, cached = ([sum(_numbers(one)[k] for one in some) for some in layers] for k in (0, 1))
+    totals = _moved(*map(giga, flops)), _moved(*(f"{count:,}" for count in cached))
+    shares = [f"{100 * new / old:.1f} %" if old else "" for old, new in (flops, cached)]
+    _row(table, "all", "", *(f"{t} ({s})" if s else t for t, s in zip(totals, shares, strict=True)))
+    return table
+
+
+def paired(report: Report) -> "list[tuple[AttentionLayer | None, AttentionLayer | None]]":
+    """Layers before and after: by position if there are as many, else by name."""
+    before, after = report.before.layers, report.after.layers
+    if len(before) == len(after):
+        return list(zip(before, after, strict=True))
+    old, new = ({layer.name: layer for layer in layers} for layers in (before, after))
+    return [(old.get(name), new.get(name)) for name in dict.fromkeys([*old, *new])]
+
+
+def grouped(rows: "Iterable[tuple[str, ...]]") -> "Iterator[tuple[str, tuple[str, ...]]]":
+    """Rows of a name and cells, those with equal cells as one: "first … last (12)"."""
+    for cells, equal in groupby(rows, key=lambda row: row[1:]):
+        names = [row[0] for row in equal]
+        several = f"{names[0]} … {names[-1]} ({len(names)})"
+        yield names[0] if len(names) == 1 else several, cells
+
+
+def tokens(layer: AttentionLayer) -> str:
+    """Query and key tokens."""
+    return f"{layer.queries}/{layer.keys}"
+
+
+def giga(count: int) -> str:
+    """A number in billions, to four digits."""
+    return f"{count / 1e9:.4g}"
+
+
+def _label(layer: AttentionLayer | None) -> str:
+    return "" if layer is None else layer.label
+
+
+def _cells(old: AttentionLayer | None, new: AttentionLayer | None) -> tuple[str, ...]:
+    """Tokens, operations, bytes; before → after where they differ, – for a layer that is gone."""
+    texts = [
+        ("–", "–", "–")
+        if layer is None
+        else (tokens(layer), giga(layer.flops), f"{layer.kv_bytes:,}")
+        for layer in (old, new)
+    ]
+    return tuple(_moved(*pair) for pair in zip(*texts, strict=True))
+
+
+def _numbers(layer: AttentionLayer) -> tuple[int, int]:
+    return layer.flops, layer.kv_bytes
+
+
+def _moved(old: str, new: str) -> str:
+    return old if old == new else f"{old} → {new}"
 
 
 def errors_table(report: Report) -> Table:

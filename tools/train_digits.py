@@ -1,6 +1,7 @@
 """Train one digits ViT on a CPU and write its checkpoint and its test accuracy.
 
     python -m passel.tools.train_digits --norm unified --norm-position post
+    python -m passel.tools.train_digits --mod 0.5   # every other block: half the patches
 
 The same arguments, versions and thread count give the same file. Files are written beside their
 target and renamed, so an interrupted run leaves the previous ones whole.
@@ -19,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..models.digits import DigitsSplit, accuracy, checkpoint_name, digits_config, load_digits_split
+from ..models.mod import MoDViT, Routing
 from ..models.norms import NORM_KINDS
 from ..models.transformer import NORM_POSITIONS
 from ..models.vit import ViT, ViTConfig
@@ -29,10 +31,15 @@ _WARMUP = 0.1  # share of all steps
 _BLANK = -1.0  # pixel value of empty paper
 
 
-def train(config: ViTConfig, split: DigitsSplit, epochs: int, seed: int) -> ViT:
-    """Return a ViT trained with AdamW, one-cycle learning rate and one-pixel shifts."""
+def train(
+    config: ViTConfig, split: DigitsSplit, epochs: int, seed: int, routing: Routing | None = None
+) -> ViT:
+    """Return a ViT trained with AdamW, one-cycle learning rate and one-pixel shifts.
+
+    With `routing` it is a MoDViT.
+    """
     torch.manual_seed(seed)
-    model = ViT(config).train()
+    model = (ViT(config) if routing is None else MoDViT(config, routing)).train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     steps = len(split.x_train) // _BATCH * epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -92,9 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.use_deterministic_algorithms(True)
     split = load_digits_split()
     config = digits_config(options.norm, options.norm_position)
-    model = train(config, split, options.epochs, options.seed)
+    routing = None if options.mod is None else Routing(options.mod)
+    model = train(config, split, options.epochs, options.seed, routing)
     score = accuracy(model)
-    name = checkpoint_name(options.norm, options.norm_position)
+    name = checkpoint_name(options.norm, options.norm_position, options.mod)
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / f"{name}.safetensors", save(model.state_dict()))
     entry = {
@@ -112,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Train one digits ViT.")
     parser.add_argument("--norm", choices=NORM_KINDS, default="layer")
     parser.add_argument("--norm-position", choices=NORM_POSITIONS, default="pre")
+    parser.add_argument(
+        "--mod", type=float, metavar="RATIO", help="Mixture-of-Depths with this share of patches"
+    )
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

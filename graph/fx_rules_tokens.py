@@ -1,0 +1,113 @@
+"""Lift rules for operators that choose positions at run time: top-k, scatter, indexing by batch."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from .fx_call import Call, Operand, Rule
+from .fx_tensor import numpy_dtype, shape_of
+from .ops import Fill, Gather, Scatter, Take, TopK
+from .value import Dim, Op
+
+_PASSED = ("view", "reshape", "unsqueeze", "_to_copy", "to", "contiguous", "clone", "alias")
+"""Operators through which an arange is still the same numbers in the same order."""
+
+
+def _topk(call: Call) -> Op | None:
+    x, k = call.tensor("self"), call["k"]
+    if x is None or x.rank == 0:
+        return None
+    inputs: list[Any] = [x, k] if isinstance(k, Operand) else [x]
+    number = None if isinstance(k, Operand) else k
+    axis = call.axis("dim", x.rank)
+    return TopK(inputs=inputs, axis=axis, k=number, largest=bool(call["largest"]))
+
+
+def _sort(call: Call) -> Op | None:
+    """A sort is a top-k of all entries."""
+    x = call.tensor("self")
+    if x is None or x.rank == 0:
+        return None
+    axis = call.axis("dim", x.rank)
+    extent = x.shape[axis]
+    if not isinstance(extent, int):
+        return None
+    return TopK(inputs=[x], axis=axis, k=extent, largest=bool(call["descending"]))
+
+
+def _fill(number: float | None = None) -> Rule:
+    """A rule for a tensor of one number, given or in the call."""
+
+    def rule(call: Call) -> Op | None:
+        held = call.get("fill_value") if number is None else number
+        if not isinstance(held, bool | int | float) or numpy_dtype(call.val.dtype) is None:
+            return None
+        return Fill(inputs=list(call.operands), number=float(held))
+
+    return rule
+
+
+def _scatter(call: Call) -> Op | None:
+    x, indices = call.tensor("self"), call.tensor("index")
+    updates: Any = call.tensor("src")
+    if updates is None and isinstance(call.get("value"), bool | int | float):
+        dtype = numpy_dtype(call.val.dtype)
+        updates = None if dtype is None else call.literal(call["value"], dtype)
+    if x is None or indices is None or updates is None or x.rank == 0:
+        return None
+    if isinstance(updates, Operand) and updates.shape != indices.shape:
+        return None  # torch reads a corner of it
+    return Scatter(inputs=[x, indices, updates], axis=call.axis("dim", x.rank))
+
+
+def _index(call: Call) -> Op | None:
+    """x[:, idx] is a Gather; x[arange(B), idx] names other rows for each batch element."""
+    x, indices = call.tensor("self"), call["indices"]
+    if x is None or any(i is not None and not _is_index(i) for i in indices):
+        return None
+    given = [axis for axis, index in enumerate(indices) if index is not None]
+    if len(given) == 1:
+        return Gather(inputs=[x, indices[given[0]]], axis=given[0])
+    if given != [0, 1] or not _is_iota(indices[0].node, x.shape[0]):
+        return None
+    lead, chosen = indices[0].shape, indices[1].shape
+    if chosen[:1] != x.shape[:1] or len(chosen) != 2 or lead != (x.shape[0], 1):
+        return None
+    return Take(inputs=[x, indices[1]], axis=1, batch=0)
+
+
+def _is_index(found: Any) -> bool:
+    return isinstance(found, Operand) and found.is_tensor and found.node.meta["val"].dtype in (
+        torch.int64,
+        torch.int32,
+    )
+
+
+def _is_iota(node: fx.Node, extent: Dim) -> bool:
+    """Whether a node holds 0, 1, .. extent − 1, in whatever shape."""
+    while node.op == "call_function" and _name(node) in _PASSED:
+        node = node.args[0]  # type: ignore[assignment]
+    if node.op != "call_function" or _name(node) != "arange":
+        return False
+    bounds = [bound for bound in node.args if not isinstance(bound, torch.dtype)]
+    counts_up = len(bounds) == 1 or (bounds[0] == 0 and bounds[2:] in ([], [1]))
+    return counts_up and shape_of(node.meta["val"]) == (extent,)
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target).removeprefix("aten.").partition(".")[0]
+
+
+TOKENS: dict[str, Rule] = {
+    "topk.default": _topk,
+    "sort.default": _sort,
+    "sort.stable": _sort,
+    "scatter.src": _scatter,
+    "scatter.value": _scatter,
+    "index.Tensor": _index,
+    **{f"{name}.default": _fill(0.0) for name in ("zeros", "zeros_like", "new_zeros")},
+    **{f"{name}.default": _fill(1.0) for name in ("ones", "ones_like", "new_ones")},
+    **{f"{name}.default": _fill() for name in ("full", "full_like", "new_full")},
+}
+"""The rule of each ATen overload, by its name without the "aten." prefix."""

@@ -1,0 +1,28 @@
+"""How the ONNX operators that choose positions at run time read in the vocabulary."""
+
+from .onnx_node import NodeView, rule
+from .ops import Fill, Scatter, TopK
+from .value import Op
+
+
+@rule("TopK")
+def _topk(view: NodeView) -> Op | None:
+    axis, k = view.axis(-1, view.rank(0)), view.constant_ints(1)
+    if axis is None:
+        return None
+    number = None if k is None else k[0]
+    return TopK(axis=axis, k=number, largest=bool(view.attr_int("largest", 1)))
+
+
+@rule("ScatterElements", "Scatter")
+def _scatter(view: NodeView) -> Op | None:
+    axis = view.axis(0, view.rank(0))
+    if axis is None or view.attr_string("reduction", "none") != "none":
+        return None
+    return Scatter(axis=axis)
+
+
+@rule("ConstantOfShape")
+def _fill(view: NodeView) -> Op | None:
+    value = view.node.attributes.get("value")
+    return Fill(number=0.0 if value is None else float(value.as_tensor().numpy().reshape(-1)[0]))
