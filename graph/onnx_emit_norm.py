@@ -122,6 +122,9 @@ def _masked(build: Builder, scores: ir.Value, mask: ir.Value, q: ir.Value) -> ir
 
 def _causal(build: Builder, q: ir.Value, k: ir.Value) -> ir.Value:
     """True where a key is not after the query, aligned top-left."""
+    shape = None if q.shape is None or k.shape is None else (q.shape[2], k.shape[2])
+    if shape is not None and all(isinstance(extent, int) for extent in shape):
+        return build.array(np.tri(int(shape[0]), int(shape[1]), dtype=np.bool_), "causal")
     rows, columns = (
         build("Range", build.index(0), build("Squeeze", build.extent(x, 2)), build.index(1))
         for x in (q, k)

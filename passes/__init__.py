@@ -8,6 +8,7 @@ from .flatten_tokens import FlattenTokens
 from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
 from .merge_linears import MergeLinears
+from .prune_tokens import PruneTokens
 from .push_tokens import PushTokens
 from .recenter import Recenter
 from .registry import DEFAULT, PASSES, available, parse, resolve
@@ -25,6 +26,7 @@ __all__ = [
     "FoldConstants",
     "MergeLinears",
     "Pass",
+    "PruneTokens",
     "PushTokens",
     "Recenter",
     "Refusal",

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..graph import Graph, Op
-from ..graph.ops import Attention, Conv, Elementwise, Linear, MatMul, TopK
+from ..graph.ops import Attention, Elementwise, MatMul, TopK
+from .axes import AxisClasses
 from .base import Exactness, Pass, Refusal
 from .tokens.demand import Context
 from .tokens.execute import execute
@@ -33,8 +34,6 @@ from .tokens.masks import Masks, find_masks
 from .tokens.plan import SELECTING, Plan, plan, positions
 from .tokens.refusals import of_choice
 from .tokens.selection import Choice
-
-PRODUCTS = (Linear, MatMul, Attention, Conv)
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,13 @@ class TokenSite:
     Attributes:
         anchor: the op that selects, or the top-k.
         plan: what to compute instead.
+        classes: which axes hold the same positions.
         choice: the choice; None for fixed positions, or where a top-k makes no mask.
     """
 
     anchor: Op
     plan: Plan
+    classes: AxisClasses
     choice: Choice | None = None
 
     @property
@@ -69,7 +70,7 @@ class PushTokens(Pass[TokenSite]):
 
     def refuse(self, graph: Graph, site: TokenSite) -> Refusal | None:
         if isinstance(site.anchor, TopK):
-            return of_choice(site.anchor, site.choice, site.plan)
+            return of_choice(site.anchor, site.choice, site.plan, site.classes)
         if not site.plan.spared:
             return Refusal("every position of its result is read", site.anchor.name)
         return None
@@ -80,26 +81,29 @@ class PushTokens(Pass[TokenSite]):
 
 def _fixed(graph: Graph) -> Iterator[TokenSite]:
     """Selections of fixed positions, all in one plan."""
-    order = positions(graph)
+    order, classes = positions(graph), AxisClasses(graph)
     seeds = [op for op in order if isinstance(op, SELECTING)]
     found = plan(graph, order, seeds, Context())
-    anchors = [op for op in found.ops if isinstance(op, SELECTING)] if found.spared else []
-    last = max(anchors or order, key=order.__getitem__, default=None)
-    if last is not None and any(isinstance(op, PRODUCTS) for op in order):
-        yield TokenSite(last, found)
+    if found.spared:
+        yield TokenSite(max(filter(found.begins, found.ops), key=order.__getitem__), found, classes)
+        return
+    for value in graph.outputs:
+        if value.producer is not None and "tokens" in classes.roles(value):
+            yield TokenSite(value.producer, found, classes)
 
 
 def _chosen(graph: Graph) -> Iterator[TokenSite]:
     """Choices made at run time, one by one, each on the graph as it then stands."""
-    order, masks = positions(graph), find_masks(graph)
+    order, masks, classes = positions(graph), find_masks(graph), AxisClasses(graph)
     seeds = _seeds(order, masks)
     for top in [op for op in order if isinstance(op, TopK)]:
         choices = [choice for choice in seeds if top in choice.tops]
         for choice in choices:
             alive = [op for op in seeds[choice] if not op.erased]
-            yield TokenSite(top, plan(graph, order, alive, Context(masks, choice)), choice)
+            found = plan(graph, order, alive, Context(masks, choice))
+            yield TokenSite(top, found, classes, choice)
         if not choices:
-            yield TokenSite(top, Plan(graph, Context(), order))
+            yield TokenSite(top, Plan(graph, Context(), order), classes)
 
 
 def _seeds(order: dict[Op, int], masks: Masks) -> dict[Choice, list[Op]]:

@@ -12,6 +12,7 @@ from .flatten_tokens import FlattenTokens
 from .fold_affine import FoldAffine
 from .fold_constants import FoldConstants
 from .merge_linears import MergeLinears
+from .prune_tokens import PruneTokens
 from .push_tokens import PushTokens
 from .recenter import Recenter
 
@@ -24,6 +25,7 @@ PASSES: dict[str, type[AnyPass]] = {
         Recenter,
         Compress,
         PushTokens,
+        PruneTokens,
         MergeLinears,
         FlattenTokens,
         EliminateDeadCode,

@@ -73,18 +73,23 @@ def change(before: int, after: int) -> str:
 
 def size(count: int) -> str:
     """A number of bytes to three digits."""
-    value, unit = float(count), "B"
-    for larger in ("KB", "MB", "GB", "TB"):
+    value, unit = _scaled(count, ("B", "KB", "MB", "GB", "TB"))
+    return f"{count} B" if unit == "B" else f"{value} {unit}"
+
+
+def operations(count: int) -> str:
+    """A number of floating-point operations to three digits."""
+    value, unit = _scaled(count, ("", "K", "M", "G", "T"))
+    return f"{value} {unit}FLOPs"
+
+
+def _scaled(count: int, units: tuple[str, ...]) -> tuple[str, str]:
+    value, unit = float(count), units[0]
+    for larger in units[1:]:
         if value < 1000:
             break
         value, unit = value / 1000, larger
-    return (
-        f"{count} B"
-        if unit == "B"
-        else f"{value:.3g} {unit}"
-        if value < 999.5
-        else f"{value:.0f} {unit}"
-    )
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}", unit
 
 
 def duration(seconds: float) -> str:

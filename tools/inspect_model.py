@@ -16,7 +16,7 @@ from ..graph.onnx_io import raise_opset, read
 from ..passes.base import Pass, Refusal
 from ..passes.driver import run_pass, run_passes
 from ..passes.registry import DEFAULT, PASSES, resolve
-from ..passes.report import PassReport, count_ops
+from ..passes.report import PassReport, Size, count_ops
 from ..passes.streams import Stream, find_streams
 from ..pipeline import lift
 from .cli_facts import Facts, facts
@@ -82,6 +82,7 @@ class Inspection:
         model: the file.
         facts: counts and sizes of the file.
         ops: every op of the lifted graph.
+        size: what the lifted graph holds, and what a run of it costs.
         streams: residual streams after the first passes.
         passes: the default pipeline in order, then the passes that are run only if asked for.
         notes: what else to know.
@@ -90,6 +91,7 @@ class Inspection:
     model: str
     facts: Facts
     ops: list[OpFacts]
+    size: Size
     streams: list[StreamFacts]
     passes: list[PassFacts]
     notes: list[str]
@@ -120,10 +122,12 @@ def inspect(path: Path) -> Inspection:
     model = read(path)
     counted = facts(model, path)
     raised, note = raise_opset(model, OPSET)
+    graph = lift(raised)
     return Inspection(
         str(path),
         counted,
-        [OpFacts(op.name, op.kind, op.scope) for op in lift(raised).ops],
+        [OpFacts(op.name, op.kind, op.scope) for op in graph.ops],
+        Size.of(graph),
         streams(raised),
         outlook(raised),
         [note] if note else [],

@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from ..passes.report import Size
+from ..passes.report_text import grouped as grouped_rows
+from ..passes.report_text import tokens
 from .cli_facts import Facts, TensorFacts
-from .cli_tables import changed, columns, labelled, size
+from .cli_tables import KINDS, changed, columns, labelled, operations, size
 from .inspect_model import Inspection, PassFacts, StreamFacts
 
 NAMES = 3
@@ -19,6 +22,7 @@ def inspection_parts(found: Inspection, largest: int, with_ops: bool) -> list[st
         *headlines(found),
         values_table(found.facts),
         tensors_table(found.facts.tensors[:largest]),
+        *cost_parts(found.size),
         *stream_parts(found.streams),
         passes_table(found.passes),
     ]
@@ -38,7 +42,15 @@ def headlines(found: Inspection) -> list[str]:
         labelled("weights", f"{counted.parameters:,} parameters, {size(counted.bytes)}"),
         labelled("ops", f"{counted.total_ops:,}: {counts(counted.ops)}"),
         labelled("for passes", f"{len(found.ops):,}: {counts(found.kinds)}"),
+        labelled("one run", cost_line(found.size)),
     ]
+
+
+def cost_line(cost: Size) -> str:
+    """What a run computes, reads and writes, and what that leaves out."""
+    line = f"{operations(cost.flops)}, reads {size(cost.bytes)} of parameters"
+    line += f", writes {size(cost.activation_bytes)} of activations"
+    return "; ".join(filter(None, (line, cost.uncounted)))
 
 
 def counts(ops: Mapping[str, int]) -> str:
@@ -60,6 +72,45 @@ def tensors_table(tensors: Sequence[TensorFacts]) -> Table:
     table = columns("largest weights", "type", "shape", "size", left=(0, 1, 2))
     for tensor in tensors:
         table.add_row(tensor.name, tensor.dtype, tensor.shape_text, size(tensor.bytes))
+    return table
+
+
+def cost_parts(cost: Size) -> list[Table]:
+    """Operations by kind of op, and the attention layers."""
+    tables = [kinds_table(cost)] if cost.flops else []
+    return tables + ([layers_table(cost)] if cost.layers else [])
+
+
+def kinds_table(cost: Size) -> Table:
+    """Operations by kind of op."""
+    table = columns("operations", "ops", "FLOPs", "share")
+    for kind, flops in list(cost.flops_by_kind.items())[:KINDS]:
+        share = f"{100 * flops / cost.flops:.1f}%"
+        table.add_row(kind, f"{cost.ops[kind]:,}", operations(flops), share)
+    rest = list(cost.flops_by_kind.values())[KINDS:]
+    if rest:
+        share = f"{100 * sum(rest) / cost.flops:.1f}%"
+        table.add_row(f"… {len(rest)} more kinds", "", operations(sum(rest)), share)
+    return table
+
+
+def layers_table(cost: Size) -> Table:
+    """Every attention, with what belongs to it; equal ones next to each other in one row."""
+    table = columns("attention", "tokens q/kv", "heads q/kv", "FLOPs", "KV cache")
+    rows = [
+        (
+            layer.label,
+            tokens(layer),
+            f"{layer.heads}/{layer.kv_heads}",
+            operations(layer.flops),
+            size(layer.kv_bytes),
+        )
+        for layer in cost.layers
+    ]
+    for names, cells in grouped_rows(rows):
+        table.add_row(names, *cells)
+    total = sum(layer.flops for layer in cost.layers)
+    table.add_row("all", "", "", operations(total), size(cost.kv_bytes))
     return table
 
 

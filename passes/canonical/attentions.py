@@ -6,11 +6,14 @@ torch.onnx's guard, which turns the NaN of a row that is masked throughout into 
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...graph import Dim, Graph, Op, Shape, Value
 from ...graph.ops import Attention, Elementwise, MatMul, Reshape, Softmax, Transpose
 from ...graph.shapes import reshape_groups
+from ..triangles import sides
 from .moves import RESHAPES
-from .rule import Match, Rule, elementwise, holds_only, scalar, substitute
+from .rule import MASKED, Match, Rule, elementwise, holds_only, scalar, substitute
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,33 @@ def _drop_mask(graph: Graph, op: Op) -> Match | None:
     return apply
 
 
+def _causal_mask(graph: Graph, op: Op) -> Match | None:
+    """A constant mask that hides just the later keys: what `causal` says."""
+    mask = op.operand(3)
+    if not isinstance(op, Attention) or op.causal or mask is None or mask.dtype is None:
+        return None
+    q, k = op.require(0).shape, op.require(1).shape
+    if q is None or k is None or mask.shape is None or mask.shape[-2:] != (q[2], k[2]):
+        return None
+    found = sides(mask)
+    if found is None:
+        return None
+    seen, hidden = found
+    passes = bool(np.all(seen == (0.0 if mask.is_float else 1.0)))
+    hides = bool(np.all(hidden <= MASKED)) if mask.is_float else not hidden.any()
+    if not passes or not hides:
+        return None
+
+    def apply(graph: Graph) -> None:
+        graph.set_input(op, 3, None)
+        graph.update(op, causal=True)
+
+    return apply
+
+
 RULES = (
     Rule("drop-mask", (Attention,), _drop_mask),
+    Rule("causal-mask", (Attention,), _causal_mask),
     Rule("transpose-between-reshapes", (Reshape,), _transpose_between_reshapes),
     Rule("find-attention", (MatMul,), _attention),
 )

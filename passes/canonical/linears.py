@@ -3,7 +3,7 @@
 from functools import partial
 
 from ...graph import Graph, Op, Value
-from ...graph.ops import Elementwise, Linear, MatMul, Transpose
+from ...graph.ops import Elementwise, Linear, MatMul, Reshape, Transpose
 from .rule import Match, Rule, substitute
 
 
@@ -71,7 +71,32 @@ def _attach(graph: Graph, op: Op, linear: Linear, bias: Value) -> None:
     substitute(graph, op, linear.output)
 
 
+def _between_reshapes(graph: Graph, op: Op) -> Match | None:
+    """[.., d] → [m, d] → Linear → [.., e] is the Linear of the unflattened x, its axes kept apart."""
+    linear = op.require(0).producer
+    if not isinstance(linear, Linear) or graph.only_reader(linear.output) is not op:
+        return None
+    flatten, shape = linear.x.producer, op.output.shape
+    if not isinstance(flatten, Reshape) or shape is None or linear.weight.rank != 2:
+        return None
+    x = flatten.require(0)
+    before, width = x.shape, linear.output.shape
+    if before is None or width is None or shape != (*before[:-1], width[-1]) or len(before) < 3:
+        return None
+    if linear.x.shape is None or before[-1] != linear.x.shape[-1]:
+        return None
+
+    def apply(graph: Graph) -> None:
+        inputs = [x, *linear.inputs[1:]]
+        whole = Linear(inputs=inputs, layout=linear.layout, scope=linear.scope, name=linear.name)
+        graph.add(whole, (shape, op.output.dtype), before=op)
+        substitute(graph, op, whole.output)
+
+    return apply
+
+
 RULES = (
+    Rule("linear-between-reshapes", (Reshape,), _between_reshapes),
     Rule("matmul-to-linear", (MatMul,), _matmul_to_linear),
     Rule("transposed-weight", (Linear,), _transposed_weight),
     Rule("add-to-bias", (Elementwise,), _add_to_bias),

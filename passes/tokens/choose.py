@@ -19,13 +19,12 @@ from ...graph.ops import (
     Transpose,
     Unsqueeze,
 )
+from ..triangles import sides, triangle
 from .clone import Place
 from .selection import Box, Choice, Chosen, Positions, Selection, shape_of
 
 INT64 = np.dtype(np.int64)
 END = np.iinfo(np.int64).max
-TRIANGLE = 1 << 24
-"""Elements of a constant mask that are looked through."""
 
 
 class Indices:
@@ -245,19 +244,8 @@ class Cutter:
             return None
         if not isinstance(rows, Chosen) or rows != columns or not isinstance(rows.choice.count, int):
             return None
-        if np.prod(value.constant.shape) > TRIANGLE:
+        found = sides(value)
+        if found is None:
             return None
-        return self._triangular(value, rows.choice.count)
-
-    def _triangular(self, value: Value, count: int) -> Value | None:
-        array = value.array()
-        n = array.shape[-1]
-        if array.shape[-2] != n or n < 2:
-            return None
-        below, after = array[..., :1, :1], array[..., :1, n - 1 :]
-        whole = np.where(np.tri(n, dtype=bool), below, after)
-        if not np.array_equal(whole, array):
-            return None
-        cut = np.where(np.tri(count, dtype=bool), below, after)
-        return self.graph.constant(cut.astype(array.dtype), f"{value.name}_causal")
-
+        cut = triangle(found, rows.choice.count).astype(value.dtype)
+        return self.graph.constant(cut, f"{value.name}_causal")

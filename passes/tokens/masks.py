@@ -7,6 +7,7 @@ is one (`on`): a mask is 0 and 1, mask·w·f(x) is 0 and unknown, a mask of scor
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ...graph import Dim, Graph, Op, Value
 from ...graph.ops import (
@@ -31,7 +32,7 @@ from ...graph.ops import (
     Unsqueeze,
 )
 from ..axes import carried
-from .numbers import MASKED, Number, apply, uniform
+from .numbers import MASKED, Evaluate, Number, affine, apply, uniform
 from .selection import Choice
 
 
@@ -78,12 +79,13 @@ class _Finder:
         if isinstance(op, Scatter):
             return self._scattered(op)
         if isinstance(op, Elementwise):
-            return self._threshold(op) or self._pointwise(op, op.fn)
+            return self._threshold(op) or self._pointwise(op, partial(apply, op.fn))
         if not any(value in self.masks for value in op.inputs):
             return {}
         match op:
             case Affine():
-                return self._affine(op)
+                scaled, shifted = op.scale is not None, op.shift is not None
+                return self._pointwise(op, partial(affine, scaled, shifted))
             case Concat():
                 return self._joined(op)
             case Softmax():
@@ -140,14 +142,14 @@ class _Finder:
 
     # -- where it goes ---------------------------------------------------------------------------
 
-    def _pointwise(self, op: Elementwise | Affine, fn: str) -> Known:
+    def _pointwise(self, op: Elementwise | Affine, evaluate: Evaluate) -> Known:
         if not any(value in self.masks for value in op.inputs):
             return {}
         found: Known = {}
         for axis in range(op.output.rank or 0):
             for held in self._along(op, axis):
                 pairs = [self._numbers(op, k, axis, held) for k in range(len(op.inputs))]
-                off, on = (apply(fn, [pair[k] for pair in pairs]) for k in (0, 1))
+                off, on = (evaluate([pair[k] for pair in pairs]) for k in (0, 1))
                 batch = self._batch(op, axis, held)
                 if off is not None and (held.batch is None or batch is not None):
                     found[axis] = Off(held.choice, batch, off, on)
@@ -179,11 +181,6 @@ class _Finder:
                 if (operand, known.batch) in (carried(op, 0, candidate) or []):
                     return candidate
         return None
-
-    def _affine(self, op: Affine) -> Known:
-        if op.shift is not None or op.scale is None:
-            return {}
-        return self._pointwise(op, "mul")
 
     def _normalised(self, op: Softmax) -> Known:
         """Where scores are masked out along the softmax's axis, probabilities are 0."""

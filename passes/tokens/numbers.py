@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...graph import Op, Value
+from ...graph import Value
 from ...graph.ops import Expand, Fill, Identity, Reshape, Squeeze, Transpose, Unsqueeze
+from ..canonical.rule import MASKED
 
 Number = float | None
+Evaluate = Callable[[Sequence[Number]], Number]
 
-MASKED = -1e4
-"""A score this low is masked out: e to its power is 0 in every floating-point type, so a mask may
-spell −∞ as −10⁴, −10⁹ or the smallest number of its type."""
 SEARCHED = 1 << 22
 """Elements of a constant that are looked through."""
 
@@ -55,6 +54,13 @@ def apply(fn: str, operands: Sequence[Number]) -> Number:
     with np.errstate(all="ignore"):
         found = _apply(fn, operands)
     return None if found is None or math.isnan(found) else found
+
+
+def affine(scaled: bool, shifted: bool, operands: Sequence[Number]) -> Number:
+    """scale·x + shift of the operands x, scale and shift, where there are such."""
+    numbers = [*operands, None, None]
+    product = apply("mul", [numbers[0], numbers[1] if scaled else 1.0])
+    return apply("add", [product, numbers[2] if shifted else 0.0])
 
 
 def _apply(fn: str, operands: Sequence[Number]) -> Number:
@@ -116,8 +122,3 @@ def _held(value: Value) -> Number:
     array = payload.array()
     first = array.reshape(-1)[0]
     return float(first) if np.all(array == first) else None
-
-
-def behind(op: Op | None) -> Op | None:
-    """The op that makes what `op` reads first."""
-    return None if op is None else op.require(0).producer

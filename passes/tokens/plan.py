@@ -82,6 +82,11 @@ class Plan:
         """The ops visited, in topological order."""
         return sorted({op for op, _ in self.reads}, key=self.order.__getitem__)
 
+    def begins(self, op: Op) -> bool:
+        """Whether the op is computed whole, from an operand that no longer is."""
+        whole = all(map(self.has_whole, op.outputs))
+        return whole and not all(self.has_whole(v) for v in op.inputs if v is not None)
+
     @property
     def spared(self) -> list[Op]:
         """Ops that compute and of which no result is computed whole any more."""
@@ -193,7 +198,8 @@ class _Planner:
         found = self.wanted.get((reader, index))
         if found is not None:
             return found
-        if not isinstance(reader, SELECTING) or self.plan.is_early(reader):
+        fixed = reader not in self.order or self.plan.is_early(reader)
+        if fixed or not isinstance(reader, SELECTING):
             return [ALL]
         for result, value in enumerate(reader.outputs):
             if value.uses or value in self.fixed:

@@ -2,14 +2,17 @@
 
 from ...graph import Op
 from ...graph.ops import Attention, Conv, Linear, MatMul, TopK
+from ..axes import AxisClasses
 from ..base import Refusal
 from .plan import Plan
-from .selection import Box, Choice, Chosen
+from .selection import Choice, Chosen
 
 PRODUCTS = (Linear, MatMul, Attention, Conv)
 
 
-def of_choice(top: TopK, choice: Choice | None, plan: Plan) -> Refusal | None:
+def of_choice(
+    top: TopK, choice: Choice | None, plan: Plan, classes: AxisClasses
+) -> Refusal | None:
     """Why the plan for a choice is not to be carried out, if there is a reason."""
     if choice is None:
         return Refusal("no mask is made of the positions that it chooses", top.name)
@@ -18,7 +21,7 @@ def of_choice(top: TopK, choice: Choice | None, plan: Plan) -> Refusal | None:
     reader = _reads_own_block(top, plan)
     if reader is not None:
         return Refusal("the router reads the block's own output", reader.name)
-    keys = _unmasked_keys(choice, plan)
+    keys = _unmasked_keys(choice, plan, classes)
     if keys is not None:
         return Refusal("dropped tokens are read as keys", keys.name, keys.kind)
     if not any(isinstance(op, PRODUCTS) for op in plan.spared):
@@ -48,25 +51,28 @@ def _reads_own_block(top: TopK, plan: Plan) -> Op | None:
     return None
 
 
-def _unmasked_keys(choice: Choice, plan: Plan) -> Op | None:
+def _unmasked_keys(choice: Choice, plan: Plan, classes: AxisClasses) -> Op | None:
     """An attention whose kept queries see keys that the choice drops."""
-    for (op, result), found in plan.reads.items():
+    for (op, _), found in plan.reads.items():
+        summed = _summed(op)
+        if summed is None:
+            continue
+        query, (index, axis) = summed
         for box, reads in found:
-            if isinstance(op, Attention) and _is_kept(box.get(2), choice):
-                if 2 not in reads[1].box and op.require(1).shape[2] == choice.extent:  # type: ignore[index]
-                    return op
-            if isinstance(op, MatMul) and _sums_over_all(op, box, choice, reads[1].box):
+            kept = box.get(query)
+            if not isinstance(kept, Chosen) or kept.choice is not choice:
+                continue
+            key = classes.key(op.require(index), axis)
+            if axis not in reads[index].box and key == classes.key(op.output, query):
                 return op
     return None
 
 
-def _is_kept(selection: object, choice: Choice) -> bool:
-    return isinstance(selection, Chosen) and selection.choice is choice
-
-
-def _sums_over_all(op: MatMul, box: Box, choice: Choice, right: Box) -> bool:
-    """Probabilities of kept queries times values of all tokens."""
-    a, b, rank = op.require(0), op.require(1), op.output.rank or 0
-    if not _is_kept(box.get(rank - 2), choice) or a.shape is None or b.rank is None:
-        return False
-    return a.shape[-1] == choice.extent and (b.rank - 2) not in right
+def _summed(op: Op) -> tuple[int, tuple[int, int]] | None:
+    """The result's axis of queries, and where keys are summed over: an operand and its axis."""
+    rank = op.output.rank
+    if isinstance(op, Attention):
+        return 2, (1, 2)
+    if isinstance(op, MatMul) and rank is not None:
+        return rank - 2, (1, (op.require(1).rank or 0) - 2)
+    return None

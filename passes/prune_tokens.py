@@ -1,0 +1,274 @@
+"""Leave out the tokens that matter least to a layer, in models that were not trained for it.
+
+Rewrite:
+    y = layer(x)   ->   y = put(x, i, layer(take(x, i))),   i = top-k of the tokens' scores
+for every self-attention layer, from its residual base x to the next layer's y; the layer's
+attention then sees the keys of kept tokens only.
+
+Why: the schedule of p-MoD's progressive ratio decay, r_l = a·cos(πl/(L − 1)) + ratio for layer l of
+L: early layers keep most tokens, late ones few. Below `minimum` it is `minimum`; a layer above
+`maximum` stays as it is, and so does the last one, after which nothing is left to save by this.
+Layer l keeps trunc(r_l·N) of N tokens, the first `always_kept` (a class token) among them.
+Scores come from the layer's own keys, so that no router has to be trained: "class-attention" is the
+first token's attention to each, averaged over the heads; "key-norm" is −‖k‖.
+Exactness: approximate: a dropped token keeps the value it had before the layer.
+Legality: attention is one op over the tokens of the stream, not causal, and its mask hides the same
+keys from every query; everything else in the layer is computed token by token; the number of tokens
+is known.
+Effect: saves the products of dropped tokens, but for the keys, which the scores read.
+References: Zhang et al. 2024, arXiv:2412.04449, section 3.3 (the schedule).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import cos, inf, pi, trunc
+from typing import ClassVar
+
+import numpy as np
+
+from ..graph import Graph, Op, Value
+from ..graph.ops import (
+    Attention,
+    Elementwise,
+    Expand,
+    Ref,
+    Scatter,
+    ShapeOf,
+    Softmax,
+    TopK,
+    Unsqueeze,
+)
+from .base import Exactness, Pass, Refusal
+from .layers import TOKENS, Layer, find_layers
+from .token_scores import BOOL, KEY, QUERY, Builder, can_copy, class_attention, hides_alike, key_norm
+from .tokens.demand import Context
+from .tokens.execute import execute
+from .tokens.masks import find_masks
+from .tokens.plan import plan, positions
+
+INT64 = np.dtype(np.int64)
+SCORES = {"class-attention": class_attention, "key-norm": key_norm}
+
+
+@dataclass(frozen=True)
+class LayerSite:
+    """One self-attention layer, or an op that computes what may be one.
+
+    Attributes:
+        anchor: the attention.
+        layer: where the layer begins and ends; None where the attention is not one op.
+        routed: its mask tells which tokens a router chose.
+    """
+
+    anchor: Op
+    layer: Layer | None = None
+    routed: bool = False
+
+    @property
+    def touched(self) -> tuple[Op, ...]:
+        return (self.anchor,) if self.layer is None else (self.anchor, *self.layer.inside)
+
+
+@dataclass(frozen=True)
+class PruneTokens(Pass[LayerSite]):
+    """Keep the tokens with the highest scores; see the module docstring.
+
+    Attributes:
+        ratio: the share of tokens to keep that the schedule is centred on.
+        minimum, maximum: no layer keeps less; a layer that would keep more stays dense.
+        scores: "class-attention" or "key-norm".
+        always_kept: how many of the first tokens are never dropped.
+        amplitude: a of the schedule; 0 for the same share in every layer.
+    """
+
+    name: ClassVar[str] = "prune-tokens"
+    exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
+
+    ratio: float = 0.5
+    minimum: float = 0.15
+    maximum: float = 0.85
+    scores: str = "class-attention"
+    always_kept: int = 1
+    amplitude: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        for name in ("ratio", "minimum", "maximum"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f"expected {name} above 0 and at most 1, got {getattr(self, name)!r}"
+                )
+        if self.minimum > self.maximum:
+            raise ValueError(f"expected minimum <= maximum {self.maximum}, got {self.minimum}")
+        if not 0 <= self.amplitude <= 1:
+            raise ValueError(f"expected amplitude from 0 to 1, got {self.amplitude!r}")
+        if self.scores not in SCORES:
+            raise ValueError(f"expected scores in {tuple(SCORES)}, got {self.scores!r}")
+        least = int(self.scores == "class-attention")
+        if not isinstance(self.always_kept, int) or self.always_kept < least:
+            raise ValueError(
+                f"expected always_kept of at least {least} for {self.scores}, "
+                f"got {self.always_kept!r}"
+            )
+
+    def match(self, graph: Graph) -> Iterator[LayerSite]:
+        unfused = [op for op in graph.walk(Softmax) if _is_attention(op)]
+        yield from (LayerSite(op) for op in unfused)
+        sites, place = _sites(graph), 0
+        while place < len(sites):
+            site = sites[place]
+            place += 1
+            if site.layer is not None and not site.layer.thinned:
+                yield site
+            if site.anchor.erased:  # rewritten: later layers begin at other values
+                sites = _sites(graph)
+
+    def refuse(self, graph: Graph, site: LayerSite) -> Refusal | None:
+        layer, attention = site.layer, site.anchor
+        if layer is None or not isinstance(attention, Attention):
+            return Refusal("attention is not one op", attention.name, "run canonicalize before")
+        if layer.base is None:
+            return Refusal("its result is not added to what its keys come from", attention.name)
+        if not layer.over:
+            return Refusal("its keys are not the tokens of the residual stream", attention.name)
+        return _attention_refusal(self, site, attention) or _layer_refusal(self, layer)
+
+    def rewrite(self, graph: Graph, site: LayerSite) -> None:
+        layer = site.layer
+        assert layer is not None
+        where = _masked(Builder(graph, layer), self, layer)
+        masks = find_masks(graph)
+        choice = masks[where.require(0)][TOKENS].choice
+        seeds = [where, layer.attention]
+        execute(graph, plan(graph, positions(graph), seeds, Context(masks, choice)))
+
+
+def _is_attention(op: Softmax) -> bool:
+    """Whether a softmax is over the keys of several queries, for several heads."""
+    shape = op.output.shape or ()
+    return len(shape) == 4 and op.axis == 3 and shape[2] != 1
+
+
+def _sites(graph: Graph) -> list[LayerSite]:
+    masks, sites = find_masks(graph), []
+    for layer in find_layers(graph):
+        mask = layer.attention.operand(3)
+        routed = mask is not None and (mask.rank or 0) - 1 in masks.get(mask, {})
+        sites.append(LayerSite(layer.attention, layer, routed))
+    return sites
+
+
+def _attention_refusal(one: PruneTokens, site: LayerSite, attention: Attention) -> Refusal | None:
+    """What is wrong with the attention itself."""
+    assert site.layer is not None
+    if site.routed:
+        return Refusal("a router chooses its tokens", attention.name)
+    if attention.causal:
+        return Refusal("attention is causal", attention.name)
+    if not hides_alike(attention.operand(3)):
+        return Refusal("its mask may hide other keys from each query", attention.name)
+    heads = [attention.require(k).shape[1] for k in (QUERY, KEY)]  # type: ignore[index]
+    if one.scores == "class-attention" and heads[0] != heads[1]:
+        return Refusal("several heads share a key", attention.name, f"{heads[0]} to {heads[1]}")
+    if not all(can_copy(site.layer, k) for k in (QUERY, KEY)):
+        return Refusal("its keys are computed by an unknown operator", attention.name)
+    return None
+
+
+def _layer_refusal(one: PruneTokens, layer: Layer) -> Refusal | None:
+    """What is wrong with the layer around it, or with how many tokens are asked for."""
+    attention, tokens = layer.attention, _tokens(layer)
+    if layer.result is None:
+        return Refusal("no layer follows", attention.name)
+    if tokens is None:
+        return Refusal("the number of tokens is not known", attention.name)
+    if layer.mixing is not None:
+        return Refusal("tokens cannot be followed through the layer", layer.mixing.name)
+    if one.always_kept > tokens:
+        text = f"{one.always_kept} of {tokens}"
+        return Refusal("more tokens are always kept than there are", attention.name, text)
+    share, count = _share(one, layer), _kept(one, layer)
+    if count >= tokens:
+        return Refusal("the schedule keeps every token", attention.name, f"{share:.0%}")
+    if count <= one.always_kept:
+        text = f"{count} of {tokens}"
+        return Refusal("the schedule keeps no token to choose", attention.name, text)
+    return None
+
+
+def _tokens(layer: Layer) -> int | None:
+    """How many tokens the stream has; None where that is symbolic."""
+    assert layer.base is not None
+    extent = (layer.base.shape or ("",) * 3)[TOKENS]
+    return extent if isinstance(extent, int) else None
+
+
+def _share(one: PruneTokens, layer: Layer) -> float:
+    bounds = (one.minimum, one.maximum)
+    return prd_ratio(layer.index, layer.depth, one.ratio, one.amplitude, *bounds)
+
+
+def _kept(one: PruneTokens, layer: Layer) -> int:
+    return trunc(_share(one, layer) * (_tokens(layer) or 0))
+
+
+# -- the masked form -----------------------------------------------------------------------------
+
+
+def _masked(build: Builder, one: PruneTokens, layer: Layer) -> Op:
+    """Mask the layer's keys, and let tokens that are not kept be what they were before it."""
+    assert layer.base is not None
+    assert layer.result is not None
+    attention, base, result = layer.attention, layer.base, layer.result
+    mask = _mask(build, _always(build, one, SCORES[one.scores](build)), _kept(one, layer))
+    rows = (mask.shape or ())[:1]
+    keys = (*rows, 1, 1, (mask.shape or ())[1])
+    seen = build.add(Unsqueeze(inputs=[mask], axes=(1, 2)), keys, BOOL, "keys_kept")
+    own = attention.operand(3)
+    if own is not None and own.dtype == BOOL:
+        seen = build.pointwise("and", own, seen)
+    elif own is not None:
+        seen = build.pointwise("where", seen, own, build.number(-inf, own.dtype))
+    build.graph.set_input(attention, 3, seen)
+    readers = list(result.uses)
+    wide = (*(mask.shape or ()), 1)
+    kept = build.add(Unsqueeze(inputs=[mask], axes=(2,)), wide, BOOL, "tokens_kept")
+    where = Elementwise(inputs=[kept, result, base], fn="where", scope=attention.scope)
+    build.graph.add(where, (result.shape, result.dtype), after=result.producer, name="pruned")
+    build.graph.redirect(result, where.output, readers)
+    return where
+
+
+def _always(build: Builder, one: PruneTokens, scores: Value) -> Value:
+    """The scores, ∞ for the tokens that are always kept."""
+    if not one.always_kept:
+        return scores
+    first = np.arange((scores.shape or ())[1]) < one.always_kept
+    table = build.graph.constant(first[None], "always")
+    return build.pointwise("where", table, build.number(inf, scores.dtype), scores)
+
+
+def _mask(build: Builder, scores: Value, count: int) -> Value:
+    """bool [B, N]: the highest scores of each batch element."""
+    batch, tokens = scores.shape or ()
+    top = TopK(inputs=[scores], axis=1, k=count, scope=build.layer.attention.scope)
+    results = (((batch, count), scores.dtype), ((batch, count), INT64))
+    build.graph.add(top, *results, before=build.layer.attention, name="kept")
+    none = build.graph.constant(np.zeros((1, tokens), bool), "none")
+    inputs: list[Value | None] = [none]
+    if not isinstance(batch, int):
+        extent = ShapeOf(inputs=[scores], axes=(0,), scalar=True)
+        inputs.append(build.add(extent, (), INT64, "batch"))
+    dims = (batch if isinstance(batch, int) else Ref(1), tokens)
+    zeros = build.add(Expand(inputs=inputs, dims=dims), (batch, tokens), BOOL, "none")
+    yes = build.graph.constant(np.array(True), "yes")
+    scatter = Scatter(inputs=[zeros, top.outputs[1], yes], axis=1)
+    return build.add(scatter, (batch, tokens), BOOL, "mask")
+
+
+def prd_ratio(
+    layer: int, depth: int, ratio: float, amplitude: float, minimum: float, maximum: float
+) -> float:
+    """r_l = a·cos(πl/(L − 1)) + ratio of layer l of L, at least minimum; 1 above maximum."""
+    share = amplitude * cos(pi * layer / max(depth - 1, 1)) + ratio
+    return 1.0 if share > maximum else max(share, minimum)
