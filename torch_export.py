@@ -40,9 +40,31 @@ def export_program(
     args, kwargs = widened(model, _distinct(arguments), shapes)
     try:
         with torch.no_grad(), quiet():
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            return _exported(model, args, kwargs, shapes)
     except Exception as error:
         raise _explained(error, model, arguments, name) from error
+
+
+def _exported(
+    model: torch.nn.Module, args: Any, kwargs: Any, shapes: Any
+) -> ExportedProgram:
+    """torch.export; where it cannot prove a guard on a dynamic extent, the guard runs in the program.
+
+    The first k of n tokens with k computed from n is such a case: k ≤ n is beyond its algebra.
+    """
+    try:
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        if not shapes or "Constraints violated" not in str(error):
+            raise
+    return torch.export.export(
+        model,
+        args,
+        kwargs,
+        dynamic_shapes=shapes,
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
 
 
 def _explained(

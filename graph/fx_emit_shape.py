@@ -12,6 +12,7 @@ from .ops import (
     Cast,
     Concat,
     Expand,
+    Fill,
     Gather,
     Identity,
     Ref,
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
-def _dims(op: Reshape | Expand, e: "Emitter") -> list[Any]:
+def extents(op: Reshape | Expand | Fill, e: "Emitter") -> list[Any]:
     """The target shape as numbers and symbolic extents."""
     if op.dims is None:
         raise InvalidGraph(f"expected {op.name!r} to name its dims, got one computed tensor")
-    return [_extent(dim, e) for dim in op.dims]
+    return [extent(dim, e) for dim in op.dims]
 
 
-def _extent(dim: int | Ref, e: "Emitter") -> Any:
+def extent(dim: int | Ref, e: "Emitter") -> Any:
+    """A number, or the symbolic extent that an operand holds."""
     if not isinstance(dim, Ref):
         return dim
     known = e.literal(dim.index)
@@ -47,11 +49,11 @@ def _extent(dim: int | Ref, e: "Emitter") -> Any:
 
 
 def _reshape(op: Reshape, e: "Emitter") -> Any:
-    return e.call(aten.reshape.default, e.arg(0), _dims(op, e))
+    return e.call(aten.reshape.default, e.arg(0), extents(op, e))
 
 
 def _expand(op: Expand, e: "Emitter") -> Any:
-    return e.call(aten.expand.default, e.arg(0), _dims(op, e))
+    return e.call(aten.expand.default, e.arg(0), extents(op, e))
 
 
 def _transpose(op: Transpose, e: "Emitter") -> Any:
@@ -115,10 +117,10 @@ def _identity(op: Identity, e: "Emitter") -> Any:
 
 
 def _shape_of(op: ShapeOf, e: "Emitter") -> Any:
-    extents = [e.call(aten.sym_size.int, e.arg(0), axis) for axis in op.axes]
+    found = [e.call(aten.sym_size.int, e.arg(0), axis) for axis in op.axes]
     if op.scalar:
-        return extents[0]
-    whole = [e.call(aten.full.default, [1], extent, dtype=torch.int64) for extent in extents]
+        return found[0]
+    whole = [e.call(aten.full.default, [1], size, dtype=torch.int64) for size in found]
     return e.call(aten.cat.default, whole)
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .fx_emit_shape import extent, extents
 from .fx_tensor import torch_dtype
-from .ops import Fill, Put, Range, Scatter, Sort, Take, TopK
+from .ops import Fill, Put, Range, Ref, Scatter, Sort, Take, TopK
 from .value import Op
 
 if TYPE_CHECKING:
@@ -17,8 +18,11 @@ aten = torch.ops.aten
 
 
 def _topk(op: TopK, e: "Emitter") -> Any:
-    k = e.arg(1) if op.k is None else op.k
-    listed = e.call(aten.topk.default, e.arg(0), k, op.axis, op.largest)
+    x, k = op.require(0), extent(Ref(1), e) if op.k is None else op.k
+    if x.shape is not None and x.shape[op.axis] == k:  # all of them: equal ones keep their order
+        listed = e.call(aten.sort.stable, e.arg(0), stable=True, dim=op.axis, descending=op.largest)
+    else:
+        listed = e.call(aten.topk.default, e.arg(0), k, op.axis, op.largest)
     return [e.call(operator.getitem, listed, index) for index in range(len(op.outputs))]
 
 
@@ -28,7 +32,10 @@ def _sort(op: Sort, e: "Emitter") -> Any:
 
 def _fill(op: Fill, e: "Emitter") -> Any:
     assert op.output.dtype is not None
-    return e.call(aten.full_like.default, e.arg(0), op.number, dtype=torch_dtype(op.output.dtype))
+    dtype = torch_dtype(op.output.dtype)
+    if op.dims is None:
+        return e.call(aten.full_like.default, e.arg(0), op.number, dtype=dtype)
+    return e.call(aten.full.default, extents(op, e), op.number, dtype=dtype)
 
 
 def _scatter(op: Scatter, e: "Emitter") -> Any:
@@ -61,8 +68,9 @@ def _put(op: Put, e: "Emitter") -> Any:
 
 
 def _range(op: Range, e: "Emitter") -> Any:
-    known = e.literal(0)
-    end = e.call(operator.add, e.arg(0), op.start) if known is None else int(known) + op.start
+    end = extent(Ref(0), e)
+    if op.start:
+        end = end + op.start if isinstance(end, int) else e.call(operator.add, end, op.start)
     return e.call(aten.arange.start, op.start, end)
 
 

@@ -7,7 +7,7 @@ from torch import fx
 
 from .fx_call import Call, Operand, Rule
 from .fx_tensor import numpy_dtype, shape_of
-from .ops import Fill, Gather, Scatter, Take, TopK
+from .ops import Fill, Gather, Ref, Scatter, Take, TopK
 from .value import Dim, Op
 
 _PASSED = ("view", "reshape", "unsqueeze", "_to_copy", "to", "contiguous", "clone", "alias")
@@ -43,7 +43,13 @@ def _fill(number: float | None = None) -> Rule:
         held = call.get("fill_value") if number is None else number
         if not isinstance(held, bool | int | float) or numpy_dtype(call.val.dtype) is None:
             return None
-        return Fill(inputs=list(call.operands), number=float(held))
+        size = call.get("size", call.shape)  # "like" another tensor: static, or as that one's
+        inputs: list[Any] = [entry for entry in size if isinstance(entry, Operand)]
+        refs = map(Ref, range(len(inputs)))
+        dims = tuple(next(refs) if isinstance(entry, Operand) else entry for entry in size)
+        if any(isinstance(dim, str) for dim in dims):
+            return Fill(inputs=[call["self"]], number=held)
+        return Fill(inputs=inputs, number=held, dims=dims)
 
     return rule
 

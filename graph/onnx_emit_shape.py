@@ -25,7 +25,7 @@ from .ops import (
 )
 
 
-def _target(build: Builder, dims: "tuple[int | Ref, ...]", operands: "list[Operand]") -> ir.Value:
+def target(build: Builder, dims: "tuple[int | Ref, ...]", operands: "list[Operand]") -> ir.Value:
     """A shape operand: one constant, or pieces joined where some extents are computed."""
     pieces = list(_pieces(build, dims, operands))
     if len(pieces) == 1:
@@ -57,7 +57,7 @@ def _reshape(build: Builder, op: Reshape, operands: "list[Operand]") -> Results:
         return build("Reshape", *operands[:2])
     # Only then does a 0 mean an extent of 0, as it does in the vocabulary.
     allow = 1 if 0 in op.dims and build.opset >= 14 else None
-    return build("Reshape", operands[0], _target(build, op.dims, operands), allowzero=allow)
+    return build("Reshape", operands[0], target(build, op.dims, operands), allowzero=allow)
 
 
 @emits(Expand)
@@ -65,7 +65,7 @@ def _expand(build: Builder, op: Expand, operands: "list[Operand]") -> Results:
     if op.dims is None:
         return build("Expand", *operands[:2])
     kept = tuple(1 if dim == -1 else dim for dim in op.dims)
-    return build("Expand", operands[0], _target(build, kept, operands))
+    return build("Expand", operands[0], target(build, kept, operands))
 
 
 @emits(Transpose)

@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 from .onnx_build import Builder, Operand
 from .onnx_emit import Results, emits, needed
+from .onnx_emit_shape import target
 from .ops import Fill, Put, Range, Scatter, Sort, Take, TopK
 
 
@@ -13,7 +14,7 @@ def _topk(build: Builder, op: TopK, operands: "list[Operand]") -> Results:
     k = operands[1] if op.k is None else build.ints(op.k)
     largest = None if op.largest else 0
     found = build.many("TopK", operands[0], k, results=2, axis=op.axis, largest=largest)
-    return _typed(found[0], found[1])
+    return _typed(found[0], found[1])[: len(op.outputs)]
 
 
 def _typed(values: ir.Value, indices: ir.Value) -> "list[ir.Value]":
@@ -32,7 +33,10 @@ def _sort(build: Builder, op: Sort, operands: "list[Operand]") -> Results:
 def _fill(build: Builder, op: Fill, operands: "list[Operand]") -> Results:
     assert op.output.dtype is not None
     held = ir.Tensor(np.array([op.number]).astype(op.output.dtype))
-    return build("ConstantOfShape", operands[0], value=held)
+    shape = operands[0] if op.dims is None else target(build, op.dims, operands)
+    filled = build("ConstantOfShape", shape, value=held)
+    filled.type = ir.TensorType(held.dtype)
+    return filled
 
 
 @emits(Scatter)

@@ -8,7 +8,7 @@ from .value import Op
 @rule("TopK")
 def _topk(view: NodeView) -> Op | None:
     axis, k = view.axis(-1, view.rank(0)), view.constant_ints(1)
-    if axis is None:
+    if axis is None or not view.given(1):
         return None
     number = None if k is None else k[0]
     return TopK(axis=axis, k=number, largest=bool(view.attr_int("largest", 1)))
@@ -25,4 +25,5 @@ def _scatter(view: NodeView) -> Op | None:
 @rule("ConstantOfShape")
 def _fill(view: NodeView) -> Op | None:
     value = view.node.attributes.get("value")
-    return Fill(number=0.0 if value is None else float(value.as_tensor().numpy().reshape(-1)[0]))
+    number = 0.0 if value is None else value.as_tensor().numpy().reshape(-1)[0].item()
+    return Fill(number=number, dims=view.constant_ints(0))

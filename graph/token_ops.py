@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .movement_ops import Ref
 from .value import Op, Value
 
 
@@ -30,13 +31,16 @@ class Sort(Op):
 
 @dataclass(eq=False, kw_only=True)
 class Fill(Op):
-    """A tensor that holds one number throughout. Inputs: what its shape is taken from.
+    """A tensor that holds one number throughout. Inputs: the values that `dims` or the IR refers to.
 
     Attributes:
         number: what it holds.
+        dims: its shape, an extent or a `Ref` per axis; None where only the IR knows it: `inputs[0]`
+            is then a tensor of that shape (torch) or the shape itself as a tensor (ONNX).
     """
 
     number: float = 0.0
+    dims: "tuple[int | Ref, ...] | None" = None
 
 
 @dataclass(eq=False, kw_only=True)

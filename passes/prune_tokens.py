@@ -21,32 +21,22 @@ References: Zhang et al. 2024, arXiv:2412.04449, section 3.3 (the schedule).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import cos, inf, pi, trunc
+from math import cos, pi, trunc
 from typing import ClassVar
 
-import numpy as np
-
-from ..graph import Graph, Op, Value
-from ..graph.ops import (
-    Attention,
-    Elementwise,
-    Expand,
-    Ref,
-    Scatter,
-    ShapeOf,
-    Softmax,
-    TopK,
-    Unsqueeze,
-)
+from ..graph import Graph, Op
+from ..graph.ops import Attention, Softmax
 from .base import Exactness, Pass, Refusal
-from .layers import TOKENS, Layer, find_layers
-from .token_scores import BOOL, KEY, QUERY, Builder, can_copy, class_attention, hides_alike, key_norm
+from .pruning.apart import KEY, QUERY, can_copy
+from .pruning.build import Builder
+from .pruning.layers import TOKENS, Layer, find_layers
+from .pruning.mask import hides_alike, keep_only
+from .pruning.scores import class_attention, key_norm
 from .tokens.demand import Context
 from .tokens.execute import execute
 from .tokens.masks import find_masks
 from .tokens.plan import plan, positions
 
-INT64 = np.dtype(np.int64)
 SCORES = {"class-attention": class_attention, "key-norm": key_norm}
 
 
@@ -127,16 +117,20 @@ class PruneTokens(Pass[LayerSite]):
         layer, attention = site.layer, site.anchor
         if layer is None or not isinstance(attention, Attention):
             return Refusal("attention is not one op", attention.name, "run canonicalize before")
+        if site.routed:
+            return Refusal("a router chooses its tokens", attention.name)
         if layer.base is None:
             return Refusal("its result is not added to what its keys come from", attention.name)
         if not layer.over:
             return Refusal("its keys are not the tokens of the residual stream", attention.name)
-        return _attention_refusal(self, site, attention) or _layer_refusal(self, layer)
+        return _attention_refusal(self, layer) or _layer_refusal(self, layer)
 
     def rewrite(self, graph: Graph, site: LayerSite) -> None:
         layer = site.layer
         assert layer is not None
-        where = _masked(Builder(graph, layer), self, layer)
+        build = Builder(graph, layer)
+        scores = SCORES[self.scores](build)
+        where = keep_only(build, scores, _kept(self, layer), self.always_kept)
         masks = find_masks(graph)
         choice = masks[where.require(0)][TOKENS].choice
         seeds = [where, layer.attention]
@@ -158,11 +152,9 @@ def _sites(graph: Graph) -> list[LayerSite]:
     return sites
 
 
-def _attention_refusal(one: PruneTokens, site: LayerSite, attention: Attention) -> Refusal | None:
+def _attention_refusal(one: PruneTokens, layer: Layer) -> Refusal | None:
     """What is wrong with the attention itself."""
-    assert site.layer is not None
-    if site.routed:
-        return Refusal("a router chooses its tokens", attention.name)
+    attention = layer.attention
     if attention.causal:
         return Refusal("attention is causal", attention.name)
     if not hides_alike(attention.operand(3)):
@@ -170,8 +162,8 @@ def _attention_refusal(one: PruneTokens, site: LayerSite, attention: Attention) 
     heads = [attention.require(k).shape[1] for k in (QUERY, KEY)]  # type: ignore[index]
     if one.scores == "class-attention" and heads[0] != heads[1]:
         return Refusal("several heads share a key", attention.name, f"{heads[0]} to {heads[1]}")
-    if not all(can_copy(site.layer, k) for k in (QUERY, KEY)):
-        return Refusal("its keys are computed by an unknown operator", attention.name)
+    if not all(can_copy(layer, k) for k in (QUERY, KEY)):
+        return Refusal("an unknown operator computes its queries or keys", attention.name)
     return None
 
 
@@ -210,60 +202,6 @@ def _share(one: PruneTokens, layer: Layer) -> float:
 
 def _kept(one: PruneTokens, layer: Layer) -> int:
     return trunc(_share(one, layer) * (_tokens(layer) or 0))
-
-
-# -- the masked form -----------------------------------------------------------------------------
-
-
-def _masked(build: Builder, one: PruneTokens, layer: Layer) -> Op:
-    """Mask the layer's keys, and let tokens that are not kept be what they were before it."""
-    assert layer.base is not None
-    assert layer.result is not None
-    attention, base, result = layer.attention, layer.base, layer.result
-    mask = _mask(build, _always(build, one, SCORES[one.scores](build)), _kept(one, layer))
-    rows = (mask.shape or ())[:1]
-    keys = (*rows, 1, 1, (mask.shape or ())[1])
-    seen = build.add(Unsqueeze(inputs=[mask], axes=(1, 2)), keys, BOOL, "keys_kept")
-    own = attention.operand(3)
-    if own is not None and own.dtype == BOOL:
-        seen = build.pointwise("and", own, seen)
-    elif own is not None:
-        seen = build.pointwise("where", seen, own, build.number(-inf, own.dtype))
-    build.graph.set_input(attention, 3, seen)
-    readers = list(result.uses)
-    wide = (*(mask.shape or ()), 1)
-    kept = build.add(Unsqueeze(inputs=[mask], axes=(2,)), wide, BOOL, "tokens_kept")
-    where = Elementwise(inputs=[kept, result, base], fn="where", scope=attention.scope)
-    build.graph.add(where, (result.shape, result.dtype), after=result.producer, name="pruned")
-    build.graph.redirect(result, where.output, readers)
-    return where
-
-
-def _always(build: Builder, one: PruneTokens, scores: Value) -> Value:
-    """The scores, ∞ for the tokens that are always kept."""
-    if not one.always_kept:
-        return scores
-    first = np.arange((scores.shape or ())[1]) < one.always_kept
-    table = build.graph.constant(first[None], "always")
-    return build.pointwise("where", table, build.number(inf, scores.dtype), scores)
-
-
-def _mask(build: Builder, scores: Value, count: int) -> Value:
-    """bool [B, N]: the highest scores of each batch element."""
-    batch, tokens = scores.shape or ()
-    top = TopK(inputs=[scores], axis=1, k=count, scope=build.layer.attention.scope)
-    results = (((batch, count), scores.dtype), ((batch, count), INT64))
-    build.graph.add(top, *results, before=build.layer.attention, name="kept")
-    none = build.graph.constant(np.zeros((1, tokens), bool), "none")
-    inputs: list[Value | None] = [none]
-    if not isinstance(batch, int):
-        extent = ShapeOf(inputs=[scores], axes=(0,), scalar=True)
-        inputs.append(build.add(extent, (), INT64, "batch"))
-    dims = (batch if isinstance(batch, int) else Ref(1), tokens)
-    zeros = build.add(Expand(inputs=inputs, dims=dims), (batch, tokens), BOOL, "none")
-    yes = build.graph.constant(np.array(True), "yes")
-    scatter = Scatter(inputs=[zeros, top.outputs[1], yes], axis=1)
-    return build.add(scatter, (batch, tokens), BOOL, "mask")
 
 
 def prd_ratio(

@@ -16,6 +16,8 @@ from ...graph.ops import (
 from .rule import Match, Rule, holds_only, substitute
 
 RESHAPES = (Reshape, Squeeze, Unsqueeze)
+UNBOUNDED = 1 << 31
+"""An end of a Slice that no extent reaches."""
 
 
 def _static(shape: Shape | None) -> bool:
@@ -44,11 +46,18 @@ def _identity(graph: Graph, op: Op) -> Match | None:
             return _drop(op, x)
         case Reshape() | Squeeze() | Unsqueeze() | Expand() if same:
             return _drop(op, x)
-        case Slice() if same and _static(x.shape) and all(s == 1 for s in op.steps or (0,)):
-            return _drop(op, x)
+        case Slice() if same and (_static(x.shape) or _takes_all(op)):
+            return _drop(op, x) if all(s == 1 for s in op.steps or (0,)) else None
         case Elementwise():
             return _neutral(op)
     return None
+
+
+def _takes_all(op: Slice) -> bool:
+    """Whether the bounds are those of x[:], whatever the extents."""
+    if op.starts is None or op.ends is None:
+        return False
+    return not any(op.starts) and all(end >= UNBOUNDED for end in op.ends)
 
 
 def _neutral(op: Elementwise) -> Match | None:

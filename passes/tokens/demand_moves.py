@@ -6,6 +6,7 @@ from ...graph import Op, Shape
 from ...graph.ops import Concat, Expand, Gather, Reshape, Slice, Split, Squeeze, Unbind, Unsqueeze
 from ...graph.shapes import AxisGroup, reshape_groups
 from ..axes import carried
+from ..canonical.moves import UNBOUNDED
 from .demand import ALL, UNREAD, Context, Want, Wants, spread, wanted
 from .selection import Box, Chosen, Positions, Selection
 
@@ -30,6 +31,9 @@ def _(op: Slice, result: int, box: Box, context: Context) -> Wants | None:
         return None
     kept: dict[int, Selection] = dict(found[0].box)
     for axis in op.axes:
+        if _is_unbounded(op, axis):
+            kept |= {axis: box[axis]} if axis in box else {}
+            continue
         source = sliced(op, axis)
         if source is None:
             return None
@@ -39,6 +43,14 @@ def _(op: Slice, result: int, box: Box, context: Context) -> Wants | None:
         taken = source.index if part is None else [source.index[p] for p in part.index]
         kept[axis] = Positions.of(taken)
     return [Want(kept), *found[1:]]
+
+
+def _is_unbounded(op: Slice, axis: int) -> bool:
+    """Whether a Slice takes all of an axis, whatever its extent."""
+    if op.starts is None or op.ends is None or op.steps is None or op.axes.count(axis) > 1:
+        return False
+    k = op.axes.index(axis)
+    return op.starts[k] == 0 and op.steps[k] == 1 and op.ends[k] >= UNBOUNDED
 
 
 def sliced(op: Slice, axis: int) -> Positions | None:
@@ -55,7 +67,7 @@ def sliced(op: Slice, axis: int) -> Positions | None:
     kept = op.output.shape[axis]  # type: ignore[index]
     if step != 1:
         return None
-    if start < 0 and (end >= 1 << 31 or start < end < 0):
+    if start < 0 and (end >= UNBOUNDED or start < end < 0):
         return Positions(range(start, min(end, 0)))
     if start >= 0 and isinstance(kept, int) and kept == end - start:
         return Positions.of(range(start, end))

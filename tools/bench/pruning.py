@@ -1,16 +1,20 @@
 """What `prune-tokens` costs in accuracy, and saves, on the trained digits ViTs.
 
-    python -m passel.tools.bench.pruning
-    python -m passel.tools.bench.pruning --ratio 0.5 --ratio 0.7 --amplitude 0
+python -m passel.tools.bench.pruning
+python -m passel.tools.bench.pruning --ratio 0.5 --ratio 0.7 --amplitude 0
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from functools import cache
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ...passes import PruneTokens
 
 MODELS = ("layer", "unified")
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -23,7 +27,7 @@ app = typer.Typer(add_completion=False)
 class Point:
     """One measurement: accuracy on the test images, and operations against the dense model's.
 
-    `kept` has the number of tokens that each layer computes.
+    `kept` has the number of tokens that each layer attends to.
     """
 
     norm: str
@@ -70,11 +74,35 @@ def points(norm: str, ratios: list[float], amplitude: float = 0.5) -> Iterator[P
             yield measured(norm, one)
 
 
-def measured(norm: str, one: "PruneTokens | None") -> Point:  # noqa: F821
+def measured(norm: str, one: "PruneTokens | None") -> Point:
     """Accuracy and operations of a trained digits ViT after a pass."""
+    from torch.export import ExportedProgram
+
     from ...compiler import optimize
     from ...models import accuracy, load_digits_split, load_trained
 
     images = load_digits_split().x_test
-    passes = ["default"] if one is None else ["default", one]
-    found = optimize(load_trained(norm), (images,), passes=passes, verify=False)
+    found = optimize(
+        load_trained(norm), (images,), passes=["default", one or "none"], verify=False
+    )
+    assert isinstance(found.program, ExportedProgram)
+    kept = tuple(int(layer.keys) for layer in found.report.after.layers)
+    flops = found.report.after.flops / dense_flops(norm)
+    share = accuracy(found.program.module())
+    if one is None:
+        return Point(norm, "", None, kept, share, flops)
+    return Point(norm, one.scores, one.ratio, kept, share, flops)
+
+
+@cache
+def dense_flops(norm: str) -> int:
+    """Operations for all test images, after the default passes."""
+    from ...compiler import optimize
+    from ...models import load_digits_split, load_trained
+
+    images = load_digits_split().x_test
+    return optimize(load_trained(norm), (images,), verify=False).report.after.flops
+
+
+if __name__ == "__main__":
+    app()

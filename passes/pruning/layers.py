@@ -5,10 +5,10 @@ layer's base. Both are found by dataflow, before and after the norm alike.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..graph import Graph, Op, Value
-from ..graph.ops import (
+from ...graph import Graph, Op, Value
+from ...graph.ops import (
     MOVEMENT,
     Affine,
     Attention,
@@ -25,7 +25,7 @@ from ..graph.ops import (
     Take,
     Unsqueeze,
 )
-from .axes import AxisClasses, carried
+from ..axes import AxisClasses, carried
 
 TOKENS = 1
 """The axis of a residual stream [B, N, D] that runs along its tokens."""
@@ -155,11 +155,9 @@ class _Finder:
         earlier, later = _chain(one.base, before), _chain(one.base, after)
         result = later[0] if later else None
         inside, mixing = self._between(one, result)
-        return Layer(
-            *(one.attention, one.base, result),
-            *(len(earlier), len(earlier) + len(later) + 1),
-            *(one.over, one.thinned, inside, mixing),
-        )
+        index, depth = len(earlier), len(earlier) + len(later) + 1
+        found = replace(one, result=result, index=index, depth=depth)
+        return replace(found, inside=inside, mixing=mixing)
 
     def _between(self, one: Layer, result: Value | None) -> tuple[tuple[Op, ...], Op | None]:
         """The ops from base to result along the tokens, and one that mixes them, if any does."""
