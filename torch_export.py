@@ -45,10 +45,8 @@ def export_program(
         raise _explained(error, model, arguments, name) from error
 
 
-def _exported(
-    model: torch.nn.Module, args: Any, kwargs: Any, shapes: Any
-) -> ExportedProgram:
-    """torch.export; where it cannot prove a guard on a dynamic extent, the guard runs in the program.
+def _exported(model: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
+    """torch.export; a guard on a dynamic extent that it cannot prove is left to the program.
 
     The first k of n tokens with k computed from n is such a case: k ≤ n is beyond its algebra.
     """

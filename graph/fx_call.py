@@ -81,7 +81,9 @@ class Call:
     @property
     def only_first_read(self) -> bool:
         """Whether no result but the first is used."""
-        return all(is_getitem(user) and user.args[1] == 0 for user in self.node.users)
+        return all(
+            is_getitem(user) and (user.args[1] == 0 or not user.users) for user in self.node.users
+        )
 
     def __getitem__(self, name: str) -> Any:
         return self.args[name]

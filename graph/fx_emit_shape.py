@@ -15,17 +15,20 @@ from .ops import (
     Fill,
     Gather,
     Identity,
+    Range,
     Ref,
     Reshape,
     ShapeOf,
     Slice,
+    Sort,
     Split,
     Squeeze,
+    TopK,
     Transpose,
     Unbind,
     Unsqueeze,
 )
-from .value import Op
+from .value import Op, Value
 
 if TYPE_CHECKING:
     from .fx_emit import Emitter
@@ -101,11 +104,22 @@ def _gather(op: Gather, e: "Emitter") -> Any:
     index = e.literal(1)
     if index is not None:
         return e.call(aten.select.int, e.arg(0), op.axis, int(index))
+    if op.x.constant is None and not _counts_from_the_front(op.indices):
+        return e.call(aten.index.Tensor, e.arg(0), [None] * op.axis + [e.arg(1)])
     if op.axis == 0 and op.x.rank == 2:
         return e.call(aten.embedding.default, e.arg(0), e.arg(1))
     if op.indices.rank == 1:
         return e.call(aten.index_select.default, e.arg(0), op.axis, e.arg(1))
     return e.call(aten.index.Tensor, e.arg(0), [None] * op.axis + [e.arg(1)])
+
+
+def _counts_from_the_front(indices: Value) -> bool:
+    """Whether no index is negative, which only `index.Tensor` takes: known ones, or a top-k's."""
+    while isinstance(indices.producer, Cast | Reshape | Squeeze | Unsqueeze | Slice | Sort):
+        indices = indices.producer.require(0)
+    if indices.constant is not None:
+        return bool((indices.array() >= 0).all())
+    return isinstance(indices.producer, TopK | Range)
 
 
 def _cast(op: Cast, e: "Emitter") -> Any:

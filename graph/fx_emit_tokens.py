@@ -18,11 +18,8 @@ aten = torch.ops.aten
 
 
 def _topk(op: TopK, e: "Emitter") -> Any:
-    x, k = op.require(0), extent(Ref(1), e) if op.k is None else op.k
-    if x.shape is not None and x.shape[op.axis] == k:  # all of them: equal ones keep their order
-        listed = e.call(aten.sort.stable, e.arg(0), stable=True, dim=op.axis, descending=op.largest)
-    else:
-        listed = e.call(aten.topk.default, e.arg(0), k, op.axis, op.largest)
+    k = extent(Ref(1), e) if op.k is None else op.k
+    listed = e.call(aten.topk.default, e.arg(0), k, op.axis, op.largest)
     return [e.call(operator.getitem, listed, index) for index in range(len(op.outputs))]
 
 

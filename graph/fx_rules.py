@@ -119,7 +119,7 @@ def _attention(call: Call) -> Op | None:
 def _reduce(fn: str) -> Rule:
     def rule(call: Call) -> Op | None:
         x = call.tensor("self")
-        if x is None or x.node.meta["val"].dtype != call.val.dtype:
+        if x is None or x.node.meta["val"].dtype != call.first.dtype:
             return None
         found = call.get("dim")
         axes = ints([found] if isinstance(found, int) else found or range(x.rank))
@@ -131,6 +131,11 @@ def _reduce(fn: str) -> Rule:
         return Reduce(inputs=_present(x), fn=name, axes=normal if x.rank else (), keepdims=keepdims)
 
     return rule
+
+
+def _first_only(rule: Rule) -> Rule:
+    """The rule for a call whose further results (where the extremum is) nobody reads."""
+    return lambda call: rule(call) if _single(call) else None
 
 
 def _variance(call: Call) -> str:
@@ -182,7 +187,10 @@ RULES: dict[str, Rule] = {
     "amax.default": _reduce("max"),
     "amin.default": _reduce("min"),
     **{f"var.{overload}": _reduce("var") for overload in ("correction", "dim", "default")},
-    "max.default": _reduce("max"),
-    "min.default": _reduce("min"),
+    **{
+        f"{fn}.{overload}": _first_only(_reduce(fn))
+        for fn in ("max", "min")
+        for overload in ("default", "dim")
+    },
 }
 """The rule of each ATen overload in the vocabulary, by its name without the "aten." prefix."""

@@ -10,6 +10,7 @@ from .fx_tensor import numpy_dtype, shape_of
 from .ops import Fill, Gather, Ref, Scatter, Take, TopK
 from .value import Dim, Op
 
+_INTEGERS = (torch.int64, torch.int32)
 _PASSED = ("view", "reshape", "unsqueeze", "_to_copy", "to", "contiguous", "clone", "alias")
 """Operators through which an arange is still the same numbers in the same order."""
 
@@ -25,15 +26,15 @@ def _topk(call: Call) -> Op | None:
 
 
 def _sort(call: Call) -> Op | None:
-    """A sort is a top-k of all entries."""
+    """A sort is a top-k of all entries; a stable one promises more than a top-k does."""
     x = call.tensor("self")
-    if x is None or x.rank == 0:
+    if x is None or x.rank == 0 or call.get("stable"):
         return None
     axis = call.axis("dim", x.rank)
     extent = x.shape[axis]
     if not isinstance(extent, int):
         return None
-    return TopK(inputs=[x], axis=axis, k=extent, largest=bool(call["descending"]))
+    return TopK(inputs=[call["self"]], axis=axis, k=extent, largest=bool(call["descending"]))
 
 
 def _fill(number: float | None = None) -> Rule:
@@ -64,30 +65,32 @@ def _scatter(call: Call) -> Op | None:
         return None
     if isinstance(updates, Operand) and updates.shape != indices.shape:
         return None  # torch reads a corner of it
-    return Scatter(inputs=[x, indices, updates], axis=call.axis("dim", x.rank))
+    inputs: list[Any] = [x, indices, updates]
+    return Scatter(inputs=inputs, axis=call.axis("dim", x.rank))
 
 
 def _index(call: Call) -> Op | None:
     """x[:, idx] is a Gather; x[arange(B), idx] names other rows for each batch element."""
     x, indices = call.tensor("self"), call["indices"]
-    if x is None or any(i is not None and not _is_index(i) for i in indices):
+    if x is None or any(i is not None and not _is_index(i, *_INTEGERS) for i in indices):
         return None
     given = [axis for axis, index in enumerate(indices) if index is not None]
+    inputs: list[Any] = [x, *(indices[axis] for axis in given[-1:])]
     if len(given) == 1:
-        return Gather(inputs=[x, indices[given[0]]], axis=given[0])
+        return Gather(inputs=inputs, axis=given[0])
     if given != [0, 1] or not _is_iota(indices[0].node, x.shape[0]):
         return None
     lead, chosen = indices[0].shape, indices[1].shape
     if chosen[:1] != x.shape[:1] or len(chosen) != 2 or lead != (x.shape[0], 1):
         return None
-    return Take(inputs=[x, indices[1]], axis=1, batch=0)
+    if not _is_index(indices[1], torch.int64):
+        return None
+    return Take(inputs=inputs, axis=1, batch=0)
 
 
-def _is_index(found: Any) -> bool:
-    return isinstance(found, Operand) and found.is_tensor and found.node.meta["val"].dtype in (
-        torch.int64,
-        torch.int32,
-    )
+def _is_index(found: Any, *dtypes: torch.dtype) -> bool:
+    """Whether an index is a tensor of positions, not a mask."""
+    return isinstance(found, Operand) and found.node.meta["val"].dtype in dtypes
 
 
 def _is_iota(node: fx.Node, extent: Dim) -> bool:
@@ -98,7 +101,7 @@ def _is_iota(node: fx.Node, extent: Dim) -> bool:
         return False
     bounds = [bound for bound in node.args if not isinstance(bound, torch.dtype)]
     counts_up = len(bounds) == 1 or (bounds[0] == 0 and bounds[2:] in ([], [1]))
-    return counts_up and shape_of(node.meta["val"]) == (extent,)
+    return bool(counts_up) and shape_of(node.meta["val"]) == (extent,)
 
 
 def _name(node: fx.Node) -> str:

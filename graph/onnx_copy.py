@@ -4,12 +4,16 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from .ops import Attention
 from .value import Op
 
 
 def is_copyable(op: Op) -> bool:
-    """Whether the op's own node, given other operands, still says what the op means."""
-    if not isinstance(op.source, ir.Node):
+    """Whether the op's own node, given other operands, still says what the op means.
+
+    A narrow mask means the same, but only as it is written anew does ONNX Runtime take it.
+    """
+    if not isinstance(op.source, ir.Node) or (isinstance(op, Attention) and is_narrow(op)):
         return False
     arity = len(op.source.inputs)
     order = set(range(arity) if op.order is None else op.order)
@@ -17,6 +21,18 @@ def is_copyable(op: Op) -> bool:
     before = [*op.lifted_inputs, *[None] * (len(op.inputs) - len(op.lifted_inputs))]
     after = [*op.inputs, *[None] * (len(before) - len(op.inputs))]
     return all(a is b or i in covered for i, (a, b) in enumerate(zip(after, before, strict=True)))
+
+
+def is_narrow(op: Attention) -> bool:
+    """Whether the mask is to be broadcast over queries or keys.
+
+    The standard allows it; ONNX Runtime 1.32 fails at run time: it broadcasts batch and heads only.
+    """
+    mask, q, k = op.operand(3), op.require(0).shape, op.require(1).shape
+    if mask is None or mask.shape is None or q is None or k is None:
+        return False
+    ends = zip(mask.shape[-2:], (q[2], k[2]), strict=False)
+    return len(mask.shape) == 1 or any(own == 1 != full for own, full in ends)
 
 
 def copy_node(op: Op, operands: "Sequence[ir.Value | None]") -> ir.Node:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .onnx_build import Builder, Operand, dtype_of
+from .onnx_copy import is_narrow
 from .onnx_emit import Results, accurate, emits, needed
 from .ops import Attention, Norm
 from .value import Value
@@ -66,10 +67,9 @@ def _crms_moment(build: Builder, x: ir.Value, power: ir.Value, axes: tuple[int, 
 def _attention(build: Builder, op: Attention, operands: "list[Operand]") -> Results:
     q, k, v = (needed(operand) for operand in operands[:3])
     mask = operands[3]
-    if mask is not None and _one_row(op):
-        # ORT wants the query axis of a mask at full length.
-        rows = (build.ints(1, 1), build.extent(q, 2), build.ints(1))
-        mask = build("Expand", mask, build("Concat", *rows, axis=0))
+    if mask is not None and is_narrow(op):
+        both = build("Concat", build.extent(q, 2), build.extent(k, 2), axis=0)
+        mask = build("Expand", mask, both)
     if build.opset >= 23:
         causal = 1 if op.causal else None
         return build("Attention", q, k, v, mask, scale=op.scale, is_causal=causal)
@@ -80,13 +80,6 @@ def _attention(build: Builder, op: Attention, operands: "list[Operand]") -> Resu
     if op.causal:
         scores = _masked(build, scores, _causal(build, q, k), q)
     return build("MatMul", build("Softmax", scores, axis=-1), v)
-
-
-def _one_row(op: Attention) -> bool:
-    mask, q = op.require(3), op.require(0)
-    if mask.shape is None or q.shape is None or len(mask.shape) != 4:
-        return False
-    return mask.shape[2] == 1 and q.shape[2] != 1
 
 
 def _scaled(build: Builder, op: Attention, q: ir.Value) -> ir.Value:
@@ -122,9 +115,10 @@ def _masked(build: Builder, scores: ir.Value, mask: ir.Value, q: ir.Value) -> ir
 
 def _causal(build: Builder, q: ir.Value, k: ir.Value) -> ir.Value:
     """True where a key is not after the query, aligned top-left."""
-    shape = None if q.shape is None or k.shape is None else (q.shape[2], k.shape[2])
-    if shape is not None and all(isinstance(extent, int) for extent in shape):
-        return build.array(np.tri(int(shape[0]), int(shape[1]), dtype=np.bool_), "causal")
+    known = [x.shape[2] for x in (q, k) if x.shape is not None]
+    extents = [extent for extent in known if isinstance(extent, int)]
+    if len(extents) == 2:
+        return build.array(np.tri(*extents, dtype=np.bool_), "causal")
     rows, columns = (
         build("Range", build.index(0), build("Squeeze", build.extent(x, 2)), build.index(1))
         for x in (q, k)

@@ -79,7 +79,8 @@ def _places(build: Builder, indices: ir.Value) -> ir.Value:
         numbers = build("Range", build.index(0), count, build.index(1))
         rows = build("Unsqueeze", numbers, build.ints(1))
     spread = build("Add", rows, build("Sub", indices, indices))  # cheaper than Shape and Expand
-    return build("Concat", *(build("Unsqueeze", v, build.ints(2)) for v in (spread, indices)), axis=2)
+    pair = (build("Unsqueeze", value, build.ints(2)) for value in (spread, indices))
+    return build("Concat", *pair, axis=2)
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ class Sort(Op):
 
 @dataclass(eq=False, kw_only=True)
 class Fill(Op):
-    """A tensor that holds one number throughout. Inputs: the values that `dims` or the IR refers to.
+    """A tensor that holds one number throughout. Inputs: what `dims` or the IR refers to.
 
     Attributes:
         number: what it holds.

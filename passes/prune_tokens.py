@@ -5,18 +5,38 @@ Rewrite:
 for every self-attention layer, from its residual base x to the next layer's y; the layer's
 attention then sees the keys of kept tokens only.
 
-Why: the schedule of p-MoD's progressive ratio decay, r_l = a·cos(πl/(L − 1)) + ratio for layer l of
-L: early layers keep most tokens, late ones few. Below `minimum` it is `minimum`; a layer above
-`maximum` stays as it is, and so does the last one, after which nothing is left to save by this.
-Layer l keeps trunc(r_l·N) of N tokens, the first `always_kept` (a class token) among them.
-Scores come from the layer's own keys, so that no router has to be trained: "class-attention" is the
-first token's attention to each, averaged over the heads; "key-norm" is −‖k‖.
+Why: a layer's updates of some tokens hardly change the answer. The shares are those of progressive
+ratio decay, r_l = a·cos(πl/(L − 1)) + ratio for layer l of L: early layers keep most tokens, late
+ones few. Below `minimum` a share is `minimum`; a layer above `maximum` stays as it is, and so does
+the last, of which push-tokens leaves out exactly what is not read. Layer l keeps trunc(r_l·N) of N
+tokens, the first `always_kept` (a class token) among them. As the cosine swings by a = 1/2, ratio 1
+still thins late layers; with `amplitude=0` every layer keeps `ratio`.
+Scores come from the layer's own keys, so that no router has to be trained. "class-attention": how
+much the first token attends to each, averaged over the heads. "key-norm": ‖k‖, averaged over the
+heads, the largest kept: on the digits ViT's training images, at ratio 0.5, that gives 96.5 %, the
+smallest 81.9 % (with Unified Norm 92.5 % and 86.9 %).
 Exactness: approximate: a dropped token keeps the value it had before the layer.
-Legality: attention is one op over the tokens of the stream, not causal, and its mask hides the same
-keys from every query; everything else in the layer is computed token by token; the number of tokens
-is known.
-Effect: saves the products of dropped tokens, but for the keys, which the scores read.
-References: Zhang et al. 2024, arXiv:2412.04449, section 3.3 (the schedule).
+Legality: attention is one op over the tokens of the residual stream, not causal; its mask hides the
+same keys from every query; the rest of the layer computes token by token; the number of tokens is
+known. Tokens that the mask hides are chosen last.
+Effect: saves the products of dropped tokens, but for their keys, which the scores read. Accuracy on
+the 360 test images of the digits ViT (dense: 97.2 %, Unified Norm 98.6 %) and operations, from
+`python -m passel.tools.bench.pruning`:
+    ratio   operations   class-attention       key-norm
+                         layer    unified      layer    unified
+    0.3        54 %      79.2 %   78.9 %       77.2 %   67.2 %
+    0.4        65 %      94.2 %   96.7 %       92.5 %   84.7 %
+    0.5        70 %      95.8 %   97.2 %       95.3 %   89.7 %
+    0.6        80 %      96.7 %   97.2 %       95.0 %   97.2 %
+    0.7        83 %      96.9 %   98.3 %       95.3 %   97.8 %
+    0.8        86 %      96.9 %   97.8 %       94.7 %   98.1 %
+    0.9        90 %      97.2 %   98.1 %       95.0 %   98.3 %
+    1.0        92 %      97.5 %   98.3 %       95.3 %   98.3 %
+At ratio 0.5, eight of ViT-S/16's twelve layers keep 163 to 29 of 197 tokens: 61 % of the
+operations and 64 % of the time (one image, random weights, seed 0, ONNX Runtime 1.32.0 with one
+thread, a shared x86 core).
+References: Zhang et al. 2024, arXiv:2412.04449 (p-MoD, whose release has the schedule); Liang et
+al. 2022, arXiv:2202.07800 (EViT: tokens chosen by the class token's attention).
 """
 
 from collections.abc import Iterator

@@ -11,10 +11,10 @@ The walk goes from readers to producers and asks of each op which positions of e
 a class token, the last position, the keys before it, the pieces of a fused projection.
 Exactness: reassociates (products of other shapes round differently). Values at dropped tokens are
 taken to be finite, and an additive mask of −10⁴ or less to be −∞.
-Legality: dropped tokens are no keys of a kept one, and the router does not read what the block makes
-of them. Equal scores: the top-k's own answer is kept; a mask that compares with the k-th score keeps
-more than k where they tie, the rewritten graph exactly k (the first). A NaN score ranks highest, as
-in the top-k operator.
+Legality: dropped tokens are no keys of a kept one, and the router does not read what the block
+makes of them. Where scores are equal the top-k's own answer stands; but a mask that compares with
+the k-th score keeps more than k where they tie, the rewritten graph just k (`ties="refuse"` leaves
+such masks alone). A NaN score ranks highest, as in the top-k operator.
 Effect: saves the products of dropped tokens, their norms and activations, and their part of the
 KV cache; costs a copy of the rows kept.
 References: Raposo et al. 2024, arXiv:2404.02258; Zhang et al. 2024, arXiv:2412.04449 (p-MoD).
@@ -26,14 +26,17 @@ from typing import ClassVar
 
 from ..graph import Graph, Op
 from ..graph.ops import Attention, Elementwise, MatMul, TopK
-from .axes import AxisClasses
+from .axis_roles import AxisClasses
 from .base import Exactness, Pass, Refusal
 from .tokens.demand import Context
 from .tokens.execute import execute
-from .tokens.masks import Masks, find_masks
+from .tokens.masks import find_masks
+from .tokens.off import Masks
 from .tokens.plan import SELECTING, Plan, plan, positions
 from .tokens.refusals import of_choice
 from .tokens.selection import Choice
+
+TIES = ("first", "refuse")
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,29 @@ class TokenSite:
 
 @dataclass(frozen=True)
 class PushTokens(Pass[TokenSite]):
-    """Leave out tokens that nothing reads; see the module docstring."""
+    """Leave out tokens that nothing reads; see the module docstring.
 
+    Attributes:
+        ties: "first" to keep the first of equal scores where a mask would keep all that tie with
+            the k-th, "refuse" to leave such masks alone.
+    """
+
+    ties: str = "first"
     name: ClassVar[str] = "push-tokens"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
+
+    def __post_init__(self) -> None:
+        """Check the parameter."""
+        if self.ties not in TIES:
+            raise ValueError(f"expected ties to be one of {TIES}, got {self.ties!r}")
 
     def match(self, graph: Graph) -> Iterator[TokenSite]:
         yield from _fixed(graph)
         yield from _chosen(graph)
 
     def refuse(self, graph: Graph, site: TokenSite) -> Refusal | None:
+        if site.choice is not None and site.choice.ties and self.ties == "refuse":
+            return Refusal("the mask keeps more tokens where scores tie", site.anchor.name)
         if isinstance(site.anchor, TopK):
             return of_choice(site.anchor, site.choice, site.plan, site.classes)
         if not site.plan.spared:

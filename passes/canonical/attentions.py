@@ -206,9 +206,9 @@ def _causal_mask(graph: Graph, op: Op) -> Match | None:
     found = sides(mask)
     if found is None:
         return None
-    seen, hidden = found
-    passes = bool(np.all(seen == (0.0 if mask.is_float else 1.0)))
-    hides = bool(np.all(hidden <= MASKED)) if mask.is_float else not hidden.any()
+    neutral = 0.0 if mask.is_float else 1.0
+    passes = bool(np.all(found.before == neutral) and np.all(found.diagonal == neutral))
+    hides = bool(np.all(found.after <= MASKED)) if mask.is_float else not found.after.any()
     if not passes or not hides:
         return None
 

@@ -72,7 +72,7 @@ def _attach(graph: Graph, op: Op, linear: Linear, bias: Value) -> None:
 
 
 def _between_reshapes(graph: Graph, op: Op) -> Match | None:
-    """[.., d] → [m, d] → Linear → [.., e] is the Linear of the unflattened x, its axes kept apart."""
+    """[.., d] → [m, d] → Linear → [m, e] → [.., e] is the Linear of x itself."""
     linear = op.require(0).producer
     if not isinstance(linear, Linear) or graph.only_reader(linear.output) is not op:
         return None

@@ -5,7 +5,7 @@ import numpy as np
 from ...graph import Dim, Graph, Op, Shape, Value
 from ...graph.ops import Elementwise, Reduce, Slice
 from ...graph.shapes import broadcast
-from ..tokens.clone import Place
+from ..tokens.place import Place
 from .layers import Layer
 
 BOOL = np.dtype(np.bool_)

@@ -25,7 +25,8 @@ from ...graph.ops import (
     Take,
     Unsqueeze,
 )
-from ..axes import AxisClasses, carried
+from ..axes import carried
+from ..axis_roles import AxisClasses
 
 TOKENS = 1
 """The axis of a residual stream [B, N, D] that runs along its tokens."""

@@ -2,103 +2,24 @@
 
 import numpy as np
 
-from ...graph import Dim, Graph, Op, Shape, Value
+from ...graph import Graph, Op, Shape, Value
 from ...graph.ops import (
-    Cast,
-    Concat,
-    Elementwise,
-    Expand,
     Gather,
     Put,
-    Ref,
-    ShapeOf,
     Slice,
-    Sort,
     Squeeze,
     Take,
     Transpose,
     Unsqueeze,
 )
-from ..triangles import sides, triangle
-from .clone import Place
-from .selection import Box, Choice, Chosen, Positions, Selection, shape_of
+from ..triangles import sides
+from .indices import INT64, Indices
+from .place import Place
+from .selection import Box, Chosen, Positions, Selection, shape_of
 
-INT64 = np.dtype(np.int64)
 END = np.iinfo(np.int64).max
-
-
-class Indices:
-    """The kept positions of every choice that a rewrite uses, in ascending order."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.made: dict[Choice, Value] = {}
-
-    def of(self, choice: Choice) -> Value:
-        """int64 [B, k], or [k] where all share one choice."""
-        if choice not in self.made:
-            self.made[choice] = self._joined(choice) if choice.parts else self._single(choice)
-        return self.made[choice]
-
-    def _single(self, choice: Choice) -> Value:
-        """A top-k's own indices, on the axes that are wanted, sorted."""
-        value, shape = choice.indices, choice.indices.shape
-        assert shape is not None
-        if value.dtype != INT64:
-            value = self.place.add(Cast(inputs=[value], dtype=INT64), shape, INT64, "kept")
-        if shape[choice.axis] != choice.count:
-            assert isinstance(choice.count, int)
-            first = Slice(
-                inputs=[value], axes=(choice.axis,), starts=(0,), ends=(choice.count,), steps=(1,)
-            )
-            shape = tuple(choice.count if k == choice.axis else d for k, d in enumerate(shape))
-            value = self.place.add(first, shape, INT64, "kept")
-        kept = [axis for axis in (choice.batch, choice.axis) if axis is not None]
-        idle = tuple(axis for axis in range(len(shape)) if axis not in kept)
-        if idle:
-            shape = tuple(dim for axis, dim in enumerate(shape) if axis not in idle)
-            value = self.place.add(Squeeze(inputs=[value], axes=idle), shape, INT64, "kept")
-        if kept != sorted(kept):
-            shape = shape[::-1]
-            value = self.place.add(Transpose(inputs=[value], perm=(1, 0)), shape, INT64, "kept")
-        return self.place.add(Sort(inputs=[value]), shape, INT64, "kept")
-
-    def _joined(self, choice: Choice) -> Value:
-        """The choices on the parts of an axis, each moved to where its part begins."""
-        some = next(self.of(part) for part, _ in choice.parts if part is not None)
-        start, found = 0, []
-        for part, extent in choice.parts:
-            if part is None:
-                found.append(self._all(start, extent, choice, some))
-            else:
-                found.append(self._moved(self.of(part), start))
-            start += extent if isinstance(extent, int) else 0
-        shape = (*(some.shape or ())[:-1], choice.count)
-        joined = Concat(inputs=list(found), axis=len(shape) - 1)
-        return self.place.add(joined, shape, INT64, "kept")
-
-    def _moved(self, value: Value, start: int) -> Value:
-        if not start:
-            return value
-        offset = self.place.graph.constant(np.array(start, INT64), "start")
-        moved = Elementwise(inputs=[value, offset], fn="add")
-        return self.place.add(moved, value.shape or (), INT64, "kept")
-
-    def _all(self, start: int, extent: Dim, choice: Choice, like: Value) -> Value:
-        """Every position of a part, the same for each batch element."""
-        shape = like.shape or ()
-        batch = shape[0] if len(shape) > 1 else None
-        assert isinstance(extent, int)
-        numbers = np.arange(start, start + extent, dtype=INT64)
-        if batch is None:
-            return self.place.graph.constant(numbers, "rest")
-        if isinstance(batch, int):
-            return self.place.graph.constant(np.tile(numbers, (batch, 1)), "rest")
-        table = self.place.graph.constant(numbers[None], "rest")
-        asked = ShapeOf(inputs=[like], axes=(0,), scalar=True)
-        rows = self.place.add(asked, (), INT64, "batch")
-        spread = Expand(inputs=[table, rows], dims=(Ref(1), extent))
-        return self.place.add(spread, (batch, extent), INT64, "rest")
+COMPARED_BYTES = 1 << 20
+"""Tables up to this size are looked up once if they are equal."""
 
 
 class Cutter:
@@ -108,6 +29,7 @@ class Cutter:
         self.place = place
         self.graph: Graph = place.graph
         self.indices = Indices(place)
+        self.looked_up: dict[object, Value] = {}
 
     def cut(self, value: Value, held: Box, box: Box) -> Value:
         """The part `box` out of a value that holds the part `held`."""
@@ -162,7 +84,12 @@ class Cutter:
 
         The value broadcasts to a result of this rank, and the axes are the result's.
         """
-        value = self._aligned(value, rank)
+        key = (_content(value), rank, axes)
+        if key not in self.looked_up:
+            self.looked_up[key] = self._looked_up(self._aligned(value, rank), axes)
+        return self.looked_up[key]
+
+    def _looked_up(self, value: Value, axes: "tuple[tuple[int, Chosen], ...]") -> Value:
         triangle = self._triangle(value, dict(axes))
         if triangle is not None:
             return triangle
@@ -176,9 +103,9 @@ class Cutter:
         missing = rank - (value.rank or 0)
         if not missing:
             return value
-        shape = (1,) * missing + (value.shape or ())
         if value.constant is not None:
-            return self.graph.constant(value.array().reshape(shape), f"{value.name}_wide")
+            return self.graph.constant(value.array()[(None,) * missing], f"{value.name}_wide")
+        shape = (1,) * missing + (value.shape or ())
         wide = Unsqueeze(inputs=[value], axes=tuple(range(missing)))
         return self.place.add(wide, shape, value.dtype, f"{value.name}_wide")
 
@@ -200,9 +127,7 @@ class Cutter:
         if perm == sorted(perm):
             return value
         final: Shape = tuple(rows[k] for k in perm)
-        return self.place.add(
-            Transpose(inputs=[value], perm=tuple(perm)), final, value.dtype, name
-        )
+        return self.place.add(Transpose(inputs=[value], perm=tuple(perm)), final, value.dtype, name)
 
     def put(self, base: Value, axis: int, chosen: Chosen, updates: Value, name: str) -> Value:
         """The base with the rows that a choice keeps replaced."""
@@ -235,17 +160,29 @@ class Cutter:
     def _triangle(self, value: Value, box: Box) -> Value | None:
         """A causal mask over positions in ascending order is one over any of them.
 
-        A constant whose last two axes tell only whether the column is after the row, cut to the
-        same choice on both, is the same kind of constant, whatever is chosen.
+        A constant whose last two axes tell only whether the column is before or after the row, cut
+        to the same choice on both, is the same kind of constant, whatever is chosen.
         """
         rank = value.rank or 0
         rows, columns = box.get(rank - 2), box.get(rank - 1)
         if value.constant is None or rank < 2 or len(box) != 2:
             return None
-        if not isinstance(rows, Chosen) or rows != columns or not isinstance(rows.choice.count, int):
+        if (
+            not isinstance(rows, Chosen)
+            or rows != columns
+            or not isinstance(rows.choice.count, int)
+        ):
             return None
         found = sides(value)
         if found is None:
             return None
-        cut = triangle(found, rows.choice.count).astype(value.dtype)
+        cut = found.square(rows.choice.count).astype(value.dtype)
         return self.graph.constant(cut, f"{value.name}_causal")
+
+
+def _content(value: Value) -> object:
+    """What tells a table apart: queries and keys often have equal ones of their own."""
+    payload = value.constant
+    if payload is None or payload.nbytes > COMPARED_BYTES:
+        return value
+    return payload.shape, payload.dtype, payload.array().tobytes()

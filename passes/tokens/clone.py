@@ -6,53 +6,19 @@ from functools import singledispatch
 
 import numpy as np
 
-from ...graph import Graph, Op, Shape, Value
+from ...graph import Op, Value
 from ...graph.ops import (
     Attention,
-    Concat,
     Elementwise,
-    Expand,
-    Gather,
-    Identity,
     Linear,
-    Ref,
-    Reshape,
-    ShapeOf,
-    Slice,
-    Split,
-    Squeeze,
-    Unbind,
 )
 from ...graph.shapes import broadcast
-from ..axes import carried
 from .demand import Want
-from .demand_moves import gathered
+from .place import Place
 from .selection import Box, Chosen, Positions, shape_of
 
 ARITY: dict[str, int] = {"Linear": 3, "LayerNorm": 3, "RMSNorm": 3, "CRMSNorm": 3, "Affine": 3}
 """Operands of the ops that have more than one and that do not read all that they list."""
-
-
-class Place:
-    """Where new ops go: before a given op, or one after another behind what they need.
-
-    Attributes:
-        before: the op that they precede; None to go after `cursor`.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.before: Op | None = None
-        self.cursor: Op | None = None
-
-    def add(self, op: Op, shape: Shape, dtype: np.dtype | None, name: str) -> Value:
-        """Insert an op with one result."""
-        if self.before is not None:
-            self.graph.add(op, (shape, dtype), before=self.before, name=name)
-        else:
-            self.graph.add(op, (shape, dtype), after=self.cursor, name=name)
-            self.cursor = op
-        return op.output
 
 
 @singledispatch
@@ -63,12 +29,13 @@ def clone(
 
     The result of a pointwise op may have extent 1 along the batch, where all operands do.
     """
-    return _same_op(op, box, parts, place)
+    return same_op(op, box, parts, place)
 
 
-def _same_op(
+def same_op(
     op: Op, box: Box, parts: "Sequence[Value | None]", place: Place, **changes: object
 ) -> Value:
+    """The op with other operands, and perhaps attributes, for a part of its result."""
     base = {f.name for f in fields(Op)}
     kept = {f.name: getattr(op, f.name) for f in fields(op) if f.name not in base}
     count = ARITY.get(op.kind, len(parts))
@@ -129,7 +96,7 @@ def _(
         parts = [parts[0], graph.constant(weight, f"{op.weight.name}_rows")]
         if op.bias is not None:
             parts.append(graph.constant(op.bias.array()[rows], f"{op.bias.name}_rows"))
-    return _same_op(op, box, parts, place)
+    return same_op(op, box, parts, place)
 
 
 @clone.register
@@ -146,15 +113,15 @@ def _(
     columns = op.require(1).shape[2]  # type: ignore[index]
     if not op.causal or not isinstance(queries, Positions) or not isinstance(columns, int):
         causal = op.causal and not isinstance(queries, Positions)
-        return _same_op(op, box, _trimmed(operands), place, causal=causal)
+        return same_op(op, box, _trimmed(operands), place, causal=causal)
     if isinstance(keys, Chosen):
-        return _same_op(op, box, _trimmed(operands), place, causal=False)
+        return same_op(op, box, _trimmed(operands), place, causal=False)
     seen = list(keys.index) if isinstance(keys, Positions) else list(range(columns))
     square = list(queries.index) == seen == list(range(len(seen)))
     allowed = np.array(seen)[None, :] <= np.array(list(queries.index))[:, None]
     if not square and not allowed.all():
         operands[3] = _with_mask(op, operands[3], allowed, place)
-    return _same_op(op, box, _trimmed(operands), place, causal=square)
+    return same_op(op, box, _trimmed(operands), place, causal=square)
 
 
 def _trimmed(operands: "list[Value | None]") -> "list[Value | None]":
@@ -174,96 +141,3 @@ def _with_mask(op: Attention, mask: Value | None, allowed: np.ndarray, place: Pl
         never = place.graph.constant(np.array(-np.inf, mask.dtype), f"{op.name}_never")
         both = Elementwise(inputs=[rows, mask, never], fn="where", scope=op.scope)
     return place.add(both, shape, mask.dtype, f"{op.name}_mask")
-
-
-@clone.register(Slice)
-@clone.register(Split)
-@clone.register(Identity)
-def _(
-    op: Op, result: int, box: Box, parts: "list[Value | None]", reads: list[Want], place: Place
-) -> Value:
-    """The part read is the result."""
-    assert parts[0] is not None
-    return parts[0]
-
-
-@clone.register
-def _(
-    op: Unbind, result: int, box: Box, parts: "list[Value | None]", reads: list[Want], place: Place
-) -> Value:
-    squeeze = Squeeze(inputs=[parts[0]], axes=(op.axis,), scope=op.scope)
-    value = op.outputs[result]
-    return place.add(squeeze, shape_of(value.shape or (), box), value.dtype, value.name)
-
-
-@clone.register
-def _(
-    op: Gather, result: int, box: Box, parts: "list[Value | None]", reads: list[Want], place: Place
-) -> Value:
-    named, kept = gathered(op), reads[0].box.get(op.axis)
-    if named is None:
-        return _same_op(op, box, parts, place)
-    part = box.get(op.axis) if op.indices.rank == 1 else None
-    if isinstance(part, Positions):
-        named = [named[p] for p in part.index]
-    places = kept.places(Positions(tuple(named))) if isinstance(kept, Positions) else named
-    rank = op.indices.rank or 0
-    if rank == 1 and isinstance(kept, Positions) and places == list(range(len(kept))):
-        assert parts[0] is not None
-        return parts[0]
-    extents = (len(places),) if rank == 1 else op.indices.array().shape
-    indices = place.graph.constant(np.array(places, np.int64).reshape(extents), "indices")
-    return _same_op(op, box, [parts[0], indices], place)
-
-
-@clone.register
-def _(
-    op: Concat, result: int, box: Box, parts: "list[Value | None]", reads: list[Want], place: Place
-) -> Value:
-    left = [part for part, want in zip(parts, reads, strict=True) if want.read]
-    if len(left) == 1:
-        assert left[0] is not None
-        return left[0]
-    return _same_op(op, box, left, place)
-
-
-@clone.register(Reshape)
-@clone.register(Expand)
-def _(
-    op: Reshape | Expand,
-    result: int,
-    box: Box,
-    parts: "list[Value | None]",
-    reads: list[Want],
-    place: Place,
-) -> Value:
-    """The target is spelled out: numbers, −1 once, and extents of the operand."""
-    x = parts[0]
-    assert x is not None
-    shape = shape_of(op.output.shape or (), box)
-    inputs: list[Value | None] = [x]
-    dims: list[int | Ref] = []
-    inferred = isinstance(op, Reshape) and sum(isinstance(dim, str) for dim in shape) == 1
-    for axis, dim in enumerate(shape):
-        own = carried(op, 0, axis)
-        if isinstance(dim, int):
-            dims.append(dim)
-        elif inferred or (isinstance(op, Expand) and own):
-            dims.append(-1)
-        elif own:
-            inputs.append(_extent(op, x, own[0][1], place))
-            dims.append(Ref(len(inputs) - 1))
-        else:
-            assert op.dims is not None
-            known = op.dims[axis]
-            if isinstance(known, Ref):
-                inputs.append(op.require(known.index))
-                known = Ref(len(inputs) - 1)
-            dims.append(known)
-    return _same_op(op, box, inputs, place, dims=tuple(dims))
-
-
-def _extent(op: Op, x: Value, axis: int, place: Place) -> Value:
-    asked = ShapeOf(inputs=[x], axes=(axis,), scalar=True, scope=op.scope)
-    return place.add(asked, (), np.dtype(np.int64), f"{op.name}_extent")
-

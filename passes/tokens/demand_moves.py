@@ -2,12 +2,13 @@
 
 from math import prod
 
-from ...graph import Op, Shape
+from ...graph import Op
 from ...graph.ops import Concat, Expand, Gather, Reshape, Slice, Split, Squeeze, Unbind, Unsqueeze
-from ...graph.shapes import AxisGroup, reshape_groups
+from ...graph.shapes import reshape_groups
 from ..axes import carried
 from ..canonical.moves import UNBOUNDED
 from .demand import ALL, UNREAD, Context, Want, Wants, spread, wanted
+from .regroup import regrouped
 from .selection import Box, Chosen, Positions, Selection
 
 
@@ -212,50 +213,3 @@ def _restorable(op: Reshape, box: Box) -> bool:
     if sum(not (axis in box and isinstance(box[axis], Positions)) for axis in names) <= 1:
         return True
     return all(carried(op, 0, axis) or op.dims is not None for axis in names)
-
-
-def regrouped(group: AxisGroup, inside: Box, before: Shape, after: Shape) -> Box | None:
-    """Selections on the result's axes of a group as selections on the operand's."""
-    if len(group.before) == len(group.after) == 1:
-        return {group.before[0]: inside[group.after[0]]}
-    if not group.before:
-        return {}
-    if any(isinstance(selection, Chosen) for selection in inside.values()):
-        return None
-    extents = [after[axis] for axis in group.after], [before[axis] for axis in group.before]
-    if any(not isinstance(dim, int) for side in extents for dim in side):
-        return None
-    rows, targets = ([int(dim) for dim in side] for side in extents)
-    picked = [_numbers(inside.get(axis), rows[k]) for k, axis in enumerate(group.after)]
-    flat = _flattened(picked, rows)
-    split = _unflattened(flat, targets)
-    if split is None:
-        return None
-    return {
-        axis: Positions.of(part)
-        for axis, part, extent in zip(group.before, split, targets, strict=True)
-        if len(part) < extent
-    }
-
-
-def _numbers(selection: Selection | None, extent: int) -> list[int]:
-    return list(selection.index) if isinstance(selection, Positions) else list(range(extent))
-
-
-def _flattened(picked: list[list[int]], extents: list[int]) -> list[int]:
-    """Positions on one axis of what a product of positions on several is."""
-    flat = [0]
-    for part, extent in zip(picked, extents, strict=True):
-        flat = [base * extent + p for base in flat for p in part]
-    return flat
-
-
-def _unflattened(flat: list[int], extents: list[int]) -> list[list[int]] | None:
-    """Positions on several axes, if the flat ones are a product of such."""
-    left, found = flat, []
-    for extent in reversed(extents):
-        found.append(sorted({p % extent for p in left}))
-        left = sorted({p // extent for p in left})
-    found.reverse()
-    return found if prod(map(len, found)) == len(flat) else None
-

@@ -4,11 +4,15 @@ import numpy as np
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import Affine, Attention, Elementwise, Expand, Ref, ShapeOf
+from . import clone_moves
 from .choose import Cutter
-from .clone import Place, clone
+from .clone import clone
 from .demand import Want
+from .place import Place
 from .plan import Plan
 from .selection import WHOLE, Box, Chosen, covers, same, shape_of
+
+_ = clone_moves  # importing it fills the table of `clone`
 
 Key = tuple[Value, frozenset[object]]
 
@@ -96,7 +100,9 @@ class _Rewriter:
         part = self._part(value, want.box)
         if want.lookup:
             part = self.cutter.lookup(part, op.output.rank or 0, want.lookup)
-        tolerant = isinstance(op, Elementwise | Affine) or (isinstance(op, Attention) and index == 3)
+        tolerant = isinstance(op, Elementwise | Affine) or (
+            isinstance(op, Attention) and index == 3
+        )
         return part if tolerant or want.lookup else self._wide(part, value, want.box)
 
     def _part(self, value: Value, box: Box) -> Value:
@@ -149,9 +155,10 @@ class _Rewriter:
         shape, version = value.shape or (), self.plan.versions[value][0]
         if all(isinstance(shape[axis], int) for axis in reader.axes):
             numbers = np.array([shape[axis] for axis in reader.axes], np.int64)
-            known = self.graph.constant(numbers.reshape(()) if reader.scalar else numbers, "extents")
+            known = self.graph.constant(
+                numbers.reshape(()) if reader.scalar else numbers, "extents"
+            )
             self.graph.replace(reader.output, known)
             self.graph.prune(reader)
         else:
             self.graph.set_input(reader, 0, self._part(value, version))
-

@@ -14,15 +14,15 @@ from functools import cached_property
 from ...graph import Graph, Op, Value
 from ...graph.ops import MOVEMENT, Elementwise, Gather, ShapeOf, Slice, Split, Unbind
 from ..axes import carried
-from . import demand_moves
+from . import demand_attention, demand_moves
 from .demand import ALL, UNREAD, Context, Want, Wants, wants
-from .masks import Off
+from .off import Off
 from .selection import WHOLE, Box, Chosen, merged, same
 
 SELECTING = (Slice, Gather, Split, Unbind)
 """Ops that read a part of their first operand."""
 
-_ = demand_moves  # importing it fills the table of `wanted`
+_ = demand_attention, demand_moves  # importing them fills the table of `wanted`
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,14 @@ class Plan:
             return None
         made = [choice, *(part for part, _ in choice.parts if part is not None)]
         needed = [*choice.tops, *(one.indices.producer for one in made)]
+        needed += [value.producer for value, _ in choice.joined]
         return max((op for op in needed if op is not None), key=self.order.__getitem__)
 
     def is_early(self, op: Op) -> bool:
         """Whether the op stands before the indices are known."""
-        return self.after is not None and self.order.get(op, len(self.order)) < self.order[self.after]
+        return (
+            self.after is not None and self.order.get(op, len(self.order)) < self.order[self.after]
+        )
 
     @property
     def ops(self) -> list[Op]:
@@ -132,10 +135,10 @@ class _Planner:
     def _visit(self, op: Op) -> None:
         for result, value in enumerate(op.outputs):
             self._result(op, result, value)
-        for index, value in enumerate(op.inputs):
+        for index, operand in enumerate(op.inputs):
             partly = any(w.box or not w.read for w in self.wanted.get((op, index), ()))
-            if value is not None and value.producer is not None and partly:
-                self._push(value.producer)
+            if operand is not None and operand.producer is not None and partly:
+                self._push(operand.producer)
 
     def _result(self, op: Op, result: int, value: Value) -> None:
         boxes = self._demanded(value)
@@ -168,9 +171,7 @@ class _Planner:
         self._record(op, result, value, [(WHOLE, whole), (spread.box, part)])
         return True
 
-    def _record(
-        self, op: Op, result: int, value: Value, found: list[tuple[Box, Wants]]
-    ) -> None:
+    def _record(self, op: Op, result: int, value: Value, found: list[tuple[Box, Wants]]) -> None:
         self.plan.versions[value] = [box for box, _ in found]
         self.plan.reads[op, result] = found
         for _, reads in found:
@@ -214,7 +215,7 @@ class _Planner:
         for axis in range(len(value.shape)):
             for index, own in carried(op, 0, axis) or ():
                 off = self.context.masks.get(op.require(index), {}).get(own)
-                if off is None or off.choice is not self.context.enabled:
+                if off is None or off.choice is not self.context.enabled or off.given is not None:
                     continue
                 base = _base(op, index, off)
                 box = None if base is None else self._box(op, index, axis, off)
@@ -244,4 +245,3 @@ def _knows(reader: ShapeOf, boxes: list[Box]) -> bool:
     """Whether extents that are asked for can be told without the whole value."""
     shape = reader.require(0).shape or ()
     return all(isinstance(shape[k], int) or not any(k in box for box in boxes) for k in reader.axes)
-

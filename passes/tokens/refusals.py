@@ -2,7 +2,7 @@
 
 from ...graph import Op
 from ...graph.ops import Attention, Conv, Linear, MatMul, TopK
-from ..axes import AxisClasses
+from ..axis_roles import AxisClasses
 from ..base import Refusal
 from .plan import Plan
 from .selection import Choice, Chosen
@@ -10,9 +10,7 @@ from .selection import Choice, Chosen
 PRODUCTS = (Linear, MatMul, Attention, Conv)
 
 
-def of_choice(
-    top: TopK, choice: Choice | None, plan: Plan, classes: AxisClasses
-) -> Refusal | None:
+def of_choice(top: TopK, choice: Choice | None, plan: Plan, classes: AxisClasses) -> Refusal | None:
     """Why the plan for a choice is not to be carried out, if there is a reason."""
     if choice is None:
         return Refusal("no mask is made of the positions that it chooses", top.name)

@@ -60,6 +60,7 @@ class Choice:
         extent, count: positions there are, and kept.
         ties: whether a mask keeps more than `count` positions where scores tie at the cut.
         parts: for an axis joined from several, the choice on each (None: all of it) and its extent.
+        joined: those parts of a value, and their axis; what they are cut from is not read.
     """
 
     top: Op
@@ -70,6 +71,7 @@ class Choice:
     count: Dim
     ties: bool = False
     parts: "tuple[tuple[Choice | None, Dim], ...]" = ()
+    joined: "tuple[tuple[Value, int], ...]" = ()
 
     @property
     def tops(self) -> list[Op]:
@@ -121,6 +123,7 @@ def _nearly_all(selection: Selection, extent: Dim) -> bool:
 
 
 def same(left: Box, right: Box) -> bool:
+    """Whether two boxes are equal."""
     return dict(left) == dict(right)
 
 

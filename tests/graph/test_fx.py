@@ -186,13 +186,13 @@ def test_pieces() -> None:
     assert isinstance(split, ops.Split)
     assert (split.axis, split.sizes) == (1, (1, 2, 3))
     assert [value.shape for value in split.outputs] == [(2, 1), (2, 2), (2, 3)]
-    assert isinstance(topk, ops.Opaque)
-    assert topk.kind == "aten.topk.default"
+    assert isinstance(topk, ops.TopK)
+    assert (topk.axis, topk.k, topk.largest) == (1, 2, True)
     assert [value.dtype for value in topk.outputs] == [np.float32, np.int64]
     for _ in range(2):
         ours, theirs = graph.binding.lower(graph).module()(x), program.module()(x)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-        split.source = None
+        split.source = topk.source = None
 
 
 def test_randomness_and_assertions_are_effects() -> None:

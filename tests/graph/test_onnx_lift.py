@@ -51,12 +51,24 @@ def fields(op):
         ("y = com.microsoft.Gelu (x)", o.Elementwise, {"fn": "gelu"}),
         ("y = com.microsoft.FastGelu (x)", o.Elementwise, {"fn": "gelu_tanh"}),
         ("y = com.microsoft.QuickGelu <alpha=1.0> (x)", o.Elementwise, {"fn": "silu"}),
+        (
+            "y, i = TopK <axis=-1, largest=0> (x, n)",
+            o.TopK,
+            {"axis": 2, "k": None, "largest": False},
+        ),
+        ("y = ScatterElements <axis=-1> (x, n, x)", o.Scatter, {"axis": 2}),
+        ("y = ConstantOfShape (n)", o.Fill, {"number": 0.0, "dims": None}),
+        (
+            "y = ConstantOfShape <value = int64[1] {9223372036854775807}> (n)",
+            o.Fill,
+            {"number": 2**63 - 1, "dims": None},
+        ),
         ("y = ReduceMean <keepdims=0> (x)", o.Reduce, {"axes": (0, 1, 2), "keepdims": False}),
         ("y = ReduceMean <noop_with_empty_axes=1> (x)", o.Identity, {}),
     ],
 )
 def test_attributes(body, kind, want):
-    op = first(body)
+    op = first(body, "float[2,3,4] x, int64[1] n")
     assert type(op) is kind
     assert {name: getattr(op, name) for name in want} == want
 
@@ -169,13 +181,21 @@ def test_attention(body, lifted):
         "y = ReduceMean (x, n)",
         "y = Unsqueeze (x, n)",
         "y = Slice (x, n, n, n)",
-        "y = TopK <axis=1> (x, n)",
+        'y = ScatterElements <reduction="add"> (x, n, x)',
         "y = Max (x, x, x)",
         "y = com.microsoft.QuickGelu (x)",
     ],
 )
 def test_what_is_computed_or_unknown_stays_opaque(body):
     assert isinstance(first(body, "float[2,3,4] x, int64[1] n"), o.Opaque)
+
+
+def test_known_counts_and_extents():
+    inits = "int64[1] k = {2}, int64[2] s = {2, 3}"
+    op = first("y, i = TopK <axis=1> (x, k)", inits=inits)
+    assert (op.axis, op.k, op.largest) == (1, 2, True)
+    op = first("y = ConstantOfShape <value = bool[1] {1}> (s)", inits=inits)
+    assert (op.number, op.dims) == (True, (2, 3))
 
 
 def test_computed_bounds_leave_the_axes_known():

@@ -84,7 +84,7 @@ def test_helmert_is_an_isometry_and_its_running_sum_is_the_product(x: np.ndarray
     mapped = Helmert().project(zero_mean)
     transposed = Helmert().project(np.eye(x.shape[-1])).T
     assert close(mapped, zero_mean @ transposed.T, x)
-    assert close(np.linalg.norm(mapped, axis=-1), np.linalg.norm(zero_mean, axis=-1))
+    assert close(np.linalg.norm(mapped, axis=-1), np.linalg.norm(zero_mean, axis=-1), x)
     assert close(Helmert().project(x), mapped, x)  # Qᵀ(I − 11ᵀ/d) = Qᵀ
 
 

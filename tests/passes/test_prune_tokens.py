@@ -71,9 +71,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("case", CASES)
-def test_computes_what_whole_blocks_on_kept_tokens_compute(view, run_on, case, batch):
+def test_computes_what_whole_blocks_on_kept_tokens_compute(view, run_on, case):
+    compare(view, run_on, case, batch=2)
+
+
+def test_one_image(either_view, run_on):
+    """There is no batch axis along which the choice differs."""
+    compare(either_view, run_on, "three always kept", batch=1)
+
+
+def compare(view, run_on, case, batch):
     config, parameters, kept = CASES[case]
     model = seeded(ViT(ViTConfig(**VIT, classes=3, **config)))
     (images,) = (x.double() for x in vit_inputs(model.config, batch=batch))
@@ -108,10 +116,10 @@ def test_everything_but_the_keys_is_computed_for_kept_tokens(view, run_on):
     assert sorted(shapes[:6]) == sorted(layer)
 
 
-def test_dynamic_batch(view, run_on):
+def test_dynamic_batch(either_view, run_on):
     model, (images,) = seeded(ViT(CONFIG)), vit_inputs(CONFIG, batch=3)
     shapes = ({0: torch.export.Dim("batch", min=2, max=64)},)
-    lifted = view.lift(model, (images.double(),), dynamic_shapes=shapes, opset=23)
+    lifted = either_view.lift(model, (images.double(),), dynamic_shapes=shapes, opset=23)
     outcome = run_on(*lifted, *BEFORE, PushTokens(), PruneTokens())
     with torch.no_grad():
         expected = to_numpy(oracle(model, images.double(), (None, 12, 4, None), PruneTokens()))
@@ -182,7 +190,7 @@ MASKS = {
 
 @pytest.mark.parametrize("scores", ["class-attention", "key-norm"])
 @pytest.mark.parametrize("case", MASKS)
-def test_masks_at_run_time(view, run_on, case, scores):
+def test_masks_at_run_time(either_view, run_on, case, scores):
     class Masked(Stack):
         def forward(self, x, *more):
             wide = [m.expand(2, 1, 8, 8) if case.endswith("query") else m for m in more]
@@ -191,7 +199,7 @@ def test_masks_at_run_time(view, run_on, case, scores):
     model, one = seeded(Masked()), PruneTokens(scores=scores, **HALF)
     mask = MASKS[case]
     given = () if mask is None else (mask[:, :, :1],)
-    outcome = run_on(*view.lift(model, (TOKENS, *given), opset=23), *BEFORE, one)
+    outcome = run_on(*either_view.lift(model, (TOKENS, *given), opset=23), *BEFORE, one)
     with torch.no_grad():
         expected = to_numpy(masked_oracle(model, TOKENS, mask, one))
     assert len(outcome.reports[-1].applied) == 1
@@ -199,11 +207,11 @@ def test_masks_at_run_time(view, run_on, case, scores):
 
 
 @pytest.mark.parametrize("scores", ["class-attention", "key-norm"])
-def test_a_constant_bias(view, run_on, scores):
+def test_a_constant_bias(either_view, run_on, scores):
     bias = BIAS.masked_fill(torch.arange(8) == 5, -torch.inf)
     model = seeded(Stack(lambda attention, x: x + attention(x, bias)))
     one = PruneTokens(scores=scores, **HALF)
-    outcome = run_on(*view.lift(model, (TOKENS,), opset=23), *BEFORE, one)
+    outcome = run_on(*either_view.lift(model, (TOKENS,), opset=23), *BEFORE, one)
     with torch.no_grad():
         expected = to_numpy(masked_oracle(model, TOKENS, bias, one))
     assert len(outcome.reports[-1].applied) == 1

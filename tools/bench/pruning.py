@@ -82,9 +82,7 @@ def measured(norm: str, one: "PruneTokens | None") -> Point:
     from ...models import accuracy, load_digits_split, load_trained
 
     images = load_digits_split().x_test
-    found = optimize(
-        load_trained(norm), (images,), passes=["default", one or "none"], verify=False
-    )
+    found = optimize(load_trained(norm), (images,), passes=["default", one or "none"], verify=False)
     assert isinstance(found.program, ExportedProgram)
     kept = tuple(int(layer.keys) for layer in found.report.after.layers)
     flops = found.report.after.flops / dense_flops(norm)
