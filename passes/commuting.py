@@ -15,16 +15,35 @@ from ..graph.ops import (
     Expand,
     Gather,
     Identity,
+    Put,
     Reduce,
     Reshape,
     Slice,
     Split,
     Squeeze,
+    Take,
     Transpose,
     Unbind,
     Unsqueeze,
 )
-from ..graph.shapes import reshape_groups
+from .axes import carried
+
+MOVES = (
+    Cast,
+    Identity,
+    Transpose,
+    Slice,
+    Split,
+    Unbind,
+    Gather,
+    Take,
+    Reduce,
+    Expand,
+    Reshape,
+    Squeeze,
+    Unsqueeze,
+)
+"""Ops that leave some axes of their first operand as they are."""
 
 Operands = list[tuple[int, int]]
 """Positions among an op's inputs, with the feature axis of each operand; −1 where it is flat."""
@@ -52,6 +71,8 @@ def joined_operands(op: Op, result: Value, axis: int, width: int) -> Operands | 
             return _affine(op, result, axis, width)
         case Concat() if op.axis != axis:
             return [(index, axis) for index in range(len(op.inputs))]
+        case Put() if axis not in (op.axis, op.batch):
+            return [(0, axis), (2, axis)]
         case Gather() if op.x.constant is not None and op.axis == 0:
             return None  # an embedding table: a writer
     moved = moved_axis(op, axis)
@@ -106,53 +127,7 @@ def is_flat(value: Value, axis: int) -> bool:
 
 def moved_axis(op: Op, axis: int) -> int | None:
     """Where a result's axis was on the first operand, if the op leaves that axis whole."""
-    match op:
-        case Cast() | Identity():
-            return axis
-        case Transpose():
-            return op.perm[axis]
-        case Slice():
-            return None if axis in op.axes else axis
-        case Split():
-            return None if axis == op.axis else axis
-        case Unbind():
-            return axis + (axis >= op.axis)
-        case Gather():
-            return _gathered_axis(op, axis)
-        case Reduce() if op.fn in ("mean", "sum"):
-            return _reduced_axis(op, axis)
-        case Expand():
-            shifted = axis - ((op.output.rank or 0) - (op.require(0).rank or 0))
-            return shifted if shifted >= 0 and _extent(op, shifted) != 1 else None
-        case Reshape() | Squeeze() | Unsqueeze():
-            return _reshaped_axis(op, axis)
-    return None
-
-
-def _extent(op: Op, axis: int) -> int | str | None:
-    shape = op.require(0).shape
-    return None if shape is None else shape[axis]
-
-
-def _gathered_axis(op: Gather, axis: int) -> int | None:
-    inserted = op.indices.rank
-    if inserted is None or op.axis <= axis < op.axis + inserted:
+    if not isinstance(op, MOVES) or (isinstance(op, Reduce) and op.fn not in ("mean", "sum")):
         return None
-    return axis if axis < op.axis else axis - inserted + 1
-
-
-def _reduced_axis(op: Reduce, axis: int) -> int | None:
-    if op.keepdims:
-        return None if axis in op.axes else axis
-    kept = [k for k in range(op.require(0).rank or 0) if k not in op.axes]
-    return kept[axis]
-
-
-def _reshaped_axis(op: Op, axis: int) -> int | None:
-    before, after = op.require(0).shape, op.output.shape
-    if before is None or after is None:
-        return None
-    for group in reshape_groups(before, after):
-        if axis in group.after:
-            return group.before[0] if len(group.before) == len(group.after) == 1 else None
-    return None
+    pairs = carried(op, 0, axis) or []
+    return next((own for index, own in pairs if index == 0), None)

@@ -301,3 +301,59 @@ def test_golden(fx_view, golden, case):
     name = f"canonicalize/{case.replace(' ', '_')}"
     golden(f"{name}.before", graph)
     golden(f"{name}.after", run(fx_view, rule, dtype=torch.float32).graph)
+
+
+def through_a_matrix(m, x, rows=(10,), back=(2, 5), bias=True):
+    return F.linear(x.reshape(*rows, 8), m.w.t(), m.b if bias else None).reshape(*back, 6)
+
+
+BETWEEN = {
+    "with a bias": through_a_matrix,
+    "without a bias": lambda m, x: through_a_matrix(m, x, bias=False),
+    "a product": lambda m, x: (x.reshape(10, 8) @ m.w).reshape(2, 5, 6),
+    "a count left open": lambda m, x: through_a_matrix(m, x, (-1,), (x.shape[0], -1)),
+    "three axes between": lambda m, x: through_a_matrix(m, x, (5, 2)),
+}
+
+
+@pytest.mark.parametrize("case", BETWEEN)
+def test_a_linear_between_reshapes_keeps_the_axes_apart(view, case):
+    outcome = run(view, BETWEEN[case], FoldConstants(), Canonicalize())
+    (linear,) = outcome.graph.walk(ops.Linear)
+    assert linear.x is outcome.graph.inputs[0]
+    assert outcome.after == {"Linear": 1}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_linear_between_reshapes_of_a_dynamic_extent(view, axis):
+    def rule(m, x):
+        return F.linear(x.reshape(-1, 8), m.square, m.square[0]).reshape(x.shape) + x
+
+    shapes = {"dynamic_shapes": {"x": {axis: "extent"}}}
+    outcome = run(view, rule, FoldConstants(), Canonicalize(), **shapes)
+    (linear,) = outcome.graph.walk(ops.Linear)
+    assert linear.x is outcome.graph.inputs[0]
+    assert isinstance(linear.output.shape[axis], str)
+    assert not outcome.count("Reshape")
+    larger = torch.cat([*X, *X], axis).numpy().astype(np.float64)
+    expected = larger + larger @ (square := linear.weight.array().T) + linear.bias.array()
+    assert square.shape == (8, 8)
+    np.testing.assert_allclose(outcome.graph.run([larger])[0], expected, atol=1e-11)
+
+
+APART = {
+    "read between": lambda m, x: (
+        (y := F.linear(x.reshape(10, 8), m.square)).reshape(2, 5, 8) + y.exp().sum()
+    ),
+    "another shape after": lambda m, x: through_a_matrix(m, x, back=(5, 2)),
+    "features split before": lambda m, x: F.linear(x.reshape(20, 4), m.w[:4].t()).reshape(2, 5, 12),
+    "features split after": lambda m, x: F.linear(x.reshape(10, 8), m.w.t()).reshape(2, 5, 2, 3),
+    "rows moved before": lambda m, x: F.linear(x.mT.reshape(10, 8), m.w.t()).reshape(2, 5, 6),
+}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_a_linear_between_other_reshapes_is_left(view, case):
+    outcome = run(view, APART[case], FoldConstants(), Canonicalize())
+    (linear,) = outcome.graph.walk(ops.Linear)
+    assert isinstance(linear.x.producer, ops.Reshape)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import passel
-from passel.graph.ops import Attention, Elementwise, Linear, MatMul, Put, Scatter, Softmax
+from passel.graph.ops import Attention, Put, Scatter, Softmax
 from passel.models import (
     GPT_TINY,
     PMOD_TINY,
@@ -37,13 +37,11 @@ from passel.models.routing import (
 )
 from passel.passes.driver import run_pass
 from passel.passes.tokens import choose
-from tests.residual import error
+from tests.residual import error, lifted
 from tests.token_nets import (
     AT,
-    BATCH,
     DIM,
     HEADS,
-    HIDDEN,
     PUSH,
     TOKENS,
     Net,
@@ -61,6 +59,7 @@ VIT_CONFIG = ViTConfig(
 )
 BOUND = 1e-11
 MOD_HIDDEN = 64
+MASK_KINDS = ("where", "not", "and")
 
 
 def doubled(inputs):
@@ -76,10 +75,16 @@ def check_gathered(view, model, inputs, **lifting):
     return outcome
 
 
+def opened(model, inputs):
+    """The fx graph of a module, and what runs it."""
+    graph = lifted(model, inputs)
+    return graph, lambda: graph.run([x.numpy() for x in inputs])
+
+
 def mask_ops(graph):
-    """What only a mask is made with, and what applies it."""
-    spelled = [op for op in graph.walk(Elementwise) if op.fn in ("where", "not", "and")]
-    return [*graph.walk(Scatter), *spelled, *(m for m in masks(graph) if m is not None)]
+    """Kinds of the ops that only a mask is made with, and shapes of the masks of attentions."""
+    kinds = [op.kind for op in graph.ops if isinstance(op, Scatter) or op.kind in MASK_KINDS]
+    return [*kinds, *(shape for shape in masks(graph) if shape is not None)]
 
 
 # -- the reference models -------------------------------------------------------------------------
@@ -244,21 +249,12 @@ class Routed(nn.Module):
 def test_ties_are_broken_as_the_top_k_breaks_them(depth, k, form, batch, levels, causal):
     net = Routed(depth, k, form, Tied(levels), causal).double().eval()
     (x,) = doubled(some_tokens(batch))
-    graph, run = fx_lift(net, (x,))
+    graph, run = opened(net, (x,))
     expected = run()
     reports = [run_pass(graph, one) for one in PUSH]
     assert len(reports[AT].applied) == depth
     assert error(run(), expected) <= BOUND
     assert [extents[1] for extents in hidden(graph)] == [k] * depth
-
-
-def fx_lift(net, inputs):
-    from passel.graph import fx
-    from tests.residual import lifted
-
-    graph = lifted(net, inputs)
-    assert graph.binding.frontend.startswith("fx") or fx is not None
-    return graph, lambda: graph.run([x.numpy() for x in inputs])
 
 
 @pytest.mark.parametrize("levels", [0, 1])
@@ -267,9 +263,7 @@ def test_ties_on_onnx_runtime(form, levels):
     """The masked net and the rewritten one, both on ONNX Runtime, which picks the first of equals."""
     net = Routed(2, 5, form, Tied(levels), False).eval()
     x = some_tokens(2)
-    dense = passel.compile(net, x, passes="none", tune=False) if False else passel.compile(
-        net, x, passes="none"
-    )
+    dense = passel.compile(net, x, passes="none")
     fast = passel.compile(net, x)
     assert any(report.name == "push-tokens" and report.applied for report in fast.report.passes)
     assert error([fast(*x).numpy()], [dense(*x).numpy()]) <= 1e-5
@@ -288,7 +282,7 @@ def test_gpt_property(ratio, every, form, weight, batch, seed):
     routing = Routing(ratio, every, form, weight)
     model = randomize(MoDGPT(replace(GPT_CONFIG, depth=3), routing), seed).double().eval()
     inputs = gpt_inputs(GPT_CONFIG, batch, TOKENS, seed)
-    graph, run = fx_lift(model, inputs)
+    graph, run = opened(model, inputs)
     expected = run()
     for one in PUSH:
         run_pass(graph, one)
@@ -710,10 +704,7 @@ def test_rows_put_back_elsewhere_are_seen(fx_view, monkeypatch):
     put = choose.Cutter.put
 
     def broken(self, base, axis, kept, updates, name):
-        return put(self, updates if False else base, axis, kept, base_rows(self, base, axis, kept), name)
-
-    def base_rows(self, base, axis, kept):
-        return self.take(base, axis, kept)
+        return put(self, base, axis, kept, self.take(base, axis, kept), name)
 
     monkeypatch.setattr(choose.Cutter, "put", broken)
     with pytest.raises(AssertionError, match="relative error"):

@@ -23,7 +23,8 @@ def bench(
         list[str] | None, typer.Argument(help="models to run (default: vit_s16 gpt2)")
     ] = None,
     side: Annotated[
-        list[str] | None, typer.Option(help="eager, torch.compile, onnxruntime, passel; repeatable")
+        list[str] | None,
+        typer.Option(help="eager, torch.compile, onnxruntime, push-tokens, passel; repeatable"),
     ] = None,
     seconds: Annotated[float, typer.Option(help="measuring time per side and model")] = 10.0,
     threads: Annotated[int, typer.Option(help="threads per side (0: all cores)")] = 0,
@@ -39,9 +40,9 @@ def bench(
     """
     from .latency import compare
     from .models import DEFAULT, MODELS
-    from .worker import SIDES
+    from .worker import DEFAULT_SIDES, SIDES
 
-    chosen, sides = models or list(DEFAULT), side or list(SIDES)
+    chosen, sides = models or list(DEFAULT), side or list(DEFAULT_SIDES)
     _known("model", chosen, MODELS)
     _known("side", sides, SIDES)
     count = threads or os.cpu_count() or 1

@@ -1,6 +1,7 @@
 """The models that the benchmark runs, by name, with random weights and example inputs."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -32,6 +33,38 @@ def gpt2() -> Loaded:
     return model, (torch.randint(0, 50257, (1, 128)),)
 
 
+class LastPosition(torch.nn.Module):
+    """A decoder's scores of the next token: logits[:, -1].
+
+    Attributes:
+        head: "all" if the model scores all positions first, "last" if it is told to score one.
+    """
+
+    def __init__(self, model: torch.nn.Module, head: str) -> None:
+        super().__init__()
+        self.model, self.kept = model, {"all": 0, "last": 1}[head]
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (batch, tokens) to scores (batch, vocabulary)."""
+        return self.model(ids, logits_to_keep=self.kept).logits[:, -1]
+
+
+def gpt2_prefill(head: str) -> Loaded:
+    """A GPT-2-sized decoder, prefill of 512 tokens, of which the last one is scored."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(use_cache=False)).eval()
+    return LastPosition(model, head).eval(), (torch.randint(0, 50257, (1, 512)),)
+
+
+def pmod(dense: bool) -> Loaded:
+    """The p-MoD decoder, 576 vision and 64 text tokens, 24 layers; or its twin without routers."""
+    from ...models import PMOD_BENCH, PMOD_BENCH_DENSE, PMoD, pmod_inputs
+
+    config = PMOD_BENCH_DENSE if dense else PMOD_BENCH
+    return PMoD(config).eval(), pmod_inputs(config)
+
+
 def vit_s16_unified() -> Loaded:
     """ViT-S/16 with Unified Norm (passel.models), one 224×224 image."""
     from dataclasses import replace
@@ -47,6 +80,10 @@ MODELS: dict[str, Callable[[], Loaded]] = {
     "gpt2": gpt2,
     "vit_s16_unified": vit_s16_unified,
     "vit_b16": vit_b16,
+    "gpt2_last": partial(gpt2_prefill, "last"),
+    "gpt2_all_logits": partial(gpt2_prefill, "all"),
+    "pmod": partial(pmod, dense=False),
+    "pmod_dense": partial(pmod, dense=True),
 }
 DEFAULT = ("vit_s16", "gpt2")
 

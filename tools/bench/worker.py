@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from ...backends.choices import SessionChoice
@@ -44,6 +45,20 @@ def onnxruntime(loaded: Loaded, threads: int) -> Call:
     return lambda: session.run_tensors(inputs)
 
 
+def pushed(loaded: Loaded, threads: int) -> Call:
+    """The same export with push-tokens as its only pass, by ONNX Runtime with default settings."""
+    from ...compiler import optimize
+
+    model, inputs = loaded
+    with quiet():
+        exported = torch.onnx.export(model, inputs, dynamo=True, verbose=False)
+    assert exported is not None
+    found = optimize(exported.model, passes=["push-tokens", "eliminate-dead-code"], verify=False)
+    assert isinstance(found.program, ir.Model)
+    session = Session(found.program, choice=SessionChoice(threads=threads))
+    return lambda: session.run_tensors(inputs)
+
+
 def passel(loaded: Loaded, threads: int) -> Call:
     """passel.compile with default settings."""
     from ...compiler import compile
@@ -58,8 +73,12 @@ SIDES: dict[str, Callable[[Loaded, int], Call]] = {
     "eager": eager,
     "torch.compile": inductor,
     "onnxruntime": onnxruntime,
+    "push-tokens": pushed,
     "passel": passel,
 }
+
+
+DEFAULT_SIDES = ("eager", "torch.compile", "onnxruntime", "passel")
 
 
 def main() -> None:
