@@ -71,7 +71,8 @@ def compile(
         backend: "onnxruntime", "torch" (the passes, then eager torch), or "auto": ONNX Runtime,
             but torch where it lacks a kernel (bfloat16, convs in float64).
         dynamic_shapes: as in torch.export, or with names: {"x": {0: "batch"}}.
-        verify: compare with the original on the examples and on seeded random inputs.
+        verify: compare with the original on the examples and on seeded random inputs. With a lossy
+            pass the errors are reported, and bounded only by rtol and atol.
         exclude: keeps passes off ops of this name, kind or module path ("re:" and an expression
             too); or a dict of such lists by pass name.
         threads: intra-op threads; 0 for all physical cores.

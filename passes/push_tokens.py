@@ -33,10 +33,11 @@ from .tokens.execute import execute
 from .tokens.masks import find_masks
 from .tokens.off import Masks
 from .tokens.plan import SELECTING, Plan, plan, positions
-from .tokens.refusals import of_choice
+from .tokens.refusals import of_choice, takes_nearly_all
 from .tokens.selection import Choice
 
 TIES = ("first", "refuse")
+NEARLY_ALL = "nearly every position is read, and cutting costs a copy"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class PushTokens(Pass[TokenSite]):
         if isinstance(site.anchor, TopK):
             return of_choice(site.anchor, site.choice, site.plan, site.classes)
         if not site.plan.spared:
-            return Refusal("every position of its result is read", site.anchor.name)
+            nearly = isinstance(site.anchor, SELECTING)
+            reason = NEARLY_ALL if nearly else "every position of its result is read"
+            return Refusal(reason, site.anchor.name)
         return None
 
     def rewrite(self, graph: Graph, site: TokenSite) -> None:
@@ -106,6 +109,9 @@ def _fixed(graph: Graph) -> Iterator[TokenSite]:
     for value in graph.outputs:
         if value.producer is not None and "tokens" in classes.roles(value):
             yield TokenSite(value.producer, found, classes)
+    for op in seeds:
+        if takes_nearly_all(op, classes):
+            yield TokenSite(op, found, classes)
 
 
 def _chosen(graph: Graph) -> Iterator[TokenSite]:

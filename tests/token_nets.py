@@ -1,4 +1,4 @@
-"""What the tests of push_tokens share: small nets with a rule for what is read, and their extents."""
+"""What the tests of push_tokens share: small nets with a rule for what is read, and extents."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -79,11 +79,20 @@ def top_of(indices: Value) -> TopK | None:
     """The top-k whose indices a value holds, in whatever order; or the first k, if it sorts."""
     while True:
         op = indices.producer
-        if isinstance(op, TopK):
-            return op if indices is op.outputs[1] else None
+        if isinstance(op, TopK) and indices is op.outputs[1]:
+            return op
+        if isinstance(op, TopK) and _sorts(op):
+            indices = op.require(0)
+            continue
         if not isinstance(op, Sort | Cast | Identity | Slice) or not _keeps_first(op):
             return None
         indices = op.require(0)
+
+
+def _sorts(op: TopK) -> bool:
+    """Whether the values of a top-k are its operand in another order."""
+    shape = op.require(0).shape
+    return shape is not None and op.k == shape[op.axis]
 
 
 def _keeps_first(op: Op) -> bool:

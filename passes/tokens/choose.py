@@ -59,7 +59,9 @@ class Cutter:
             rows = np.take(value.array(), places, axis)
             return self.graph.constant(rows, f"{value.name}_part")
         op: Op
-        if places == list(range(places[0], places[0] + len(places))):
+        if not places:
+            op = Slice(inputs=[value], axes=(axis,), starts=(0,), ends=(0,), steps=(1,))
+        elif places == list(range(places[0], places[0] + len(places))):
             end = places[-1] + 1 or END
             op = Slice(inputs=[value], axes=(axis,), starts=(places[0],), ends=(end,), steps=(1,))
         else:

@@ -1,5 +1,7 @@
 """What kept queries read of keys and values: attention as one op, or as products and a softmax."""
 
+from math import inf
+
 from ...graph.ops import Attention, MatMul, Softmax
 from ..axes import carried
 from ..canonical.rule import MASKED
@@ -73,7 +75,17 @@ def _unmasked(op: Attention, box: Box, masks: Masks, enabled: Choice | None) -> 
     if not masked or (off.batch is not None and len(mask.shape) != 4):
         return WHOLE
     chosen = Chosen(enabled, off.batch)
-    return {2: chosen} if off.given is None or box.get(2) == chosen else WHOLE
+    return {2: chosen} if box.get(2) == chosen or _hides_from_all(off) else WHOLE
+
+
+def _hides_from_all(off: Off) -> bool:
+    """Whether dropped keys are hidden from whichever query.
+
+    A finite mask hides nothing in a row whose keys are all masked, as causal attention may have
+    before the first kept token.
+    """
+    finite = off.off is not None and -inf < off.off <= MASKED
+    return off.given is None and not (finite and off.on != 0.0)
 
 
 def _low(number: float | None) -> bool:

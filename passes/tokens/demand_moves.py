@@ -39,7 +39,7 @@ def _(op: Slice, result: int, box: Box, context: Context) -> Wants | None:
         if source is None:
             return None
         part = box.get(axis)
-        if isinstance(part, Chosen) or (part is not None and min(part.index) < 0):
+        if isinstance(part, Chosen) or (part is not None and min(part.index, default=0) < 0):
             return None
         taken = source.index if part is None else [source.index[p] for p in part.index]
         kept[axis] = Positions.of(taken)
@@ -92,7 +92,7 @@ def _(op: Gather, result: int, box: Box, context: Context) -> Wants | None:
         return None
     part = box.get(op.axis) if inserted == 1 else None
     if isinstance(part, Positions):
-        if min(part.index) < 0:
+        if min(part.index, default=0) < 0:
             return None
         positions = [positions[p] for p in part.index]
     return [Want({**found[0].box, op.axis: Positions.of(positions)}), Want(read=False)]

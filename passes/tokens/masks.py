@@ -6,6 +6,7 @@ is one (`on`): a mask is 0 and 1, mask·w·f(x) is 0 and unknown, a mask of scor
 """
 
 from functools import partial
+from math import inf
 
 from ...graph import Graph, Op
 from ...graph.ops import (
@@ -180,11 +181,17 @@ class _Finder:
         return found.pop() if len(found) == 1 else None
 
     def _normalised(self, op: Softmax) -> Known:
-        """Where scores are masked out along the softmax's axis, probabilities are 0."""
+        """Where scores are masked out along the softmax's axis, probabilities are 0.
+
+        But in a row that sees no kept key a finite mask hides nothing: a kept row sees itself.
+        """
         known = self.masks[op.require(0)].get(op.axis)
         if known is None or known.off is None or known.off > MASKED:
             return {}
-        return {op.axis: Off(known.choice, known.batch, 0.0, None, known.given)}
+        given = known.given
+        if known.off > -inf and given is None:
+            given = op.axis - 1
+        return {op.axis: Off(known.choice, known.batch, 0.0, None, given)}
 
     def _moved(self, op: Op, result: int) -> Known:
         known, found = self.masks.get(op.require(0), {}), {}
@@ -215,7 +222,11 @@ class _Finder:
         values = [op.require(k) for k in range(len(op.inputs))]
         offs = [self.masks.get(value, {}).get(op.axis) for value in values]
         held = [off for off in offs if off is not None]
-        if not held or len({(off.off, off.batch, off.given) for off in held}) > 1 or held[0].given:
+        if (
+            not held
+            or len({(off.off, off.batch, off.given) for off in held}) > 1
+            or held[0].given is not None
+        ):
             return None
         extents = [value.shape[op.axis] for value in values if value.shape is not None]
         if len(extents) < len(values):

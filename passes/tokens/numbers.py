@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...graph import Value
-from ...graph.ops import Expand, Fill, Identity, Reshape, Squeeze, Transpose, Unsqueeze
+from ...graph.ops import Cast, Expand, Fill, Identity, Reshape, Squeeze, Transpose, Unsqueeze
 from ..canonical.rule import MASKED
 
 Number = float | None
@@ -17,6 +17,9 @@ Evaluate = Callable[[Sequence[Number]], Number]
 
 SEARCHED = 1 << 22
 """Elements of a constant that are looked through."""
+
+SPREADING = (Expand, Identity, Reshape, Squeeze, Unsqueeze, Transpose, Cast)
+"""Ops that give one number where they get one."""
 
 _ONE: dict[str, Callable[[float], float]] = {
     "neg": lambda x: -x,
@@ -96,28 +99,31 @@ def _absorbed(fn: str, a: Number, b: Number) -> Number:
     if fn == "sub":
         known = known if b is None else -known
     if fn in ("add", "sub", "minimum"):
-        return -math.inf if known <= MASKED else None
+        return known if known <= MASKED else None
     return None
 
 
 def uniform(value: Value | None) -> Number:
     """The number that a value holds throughout, if that is known."""
+    boolean = value is not None and value.dtype == np.bool_
     while value is not None and value.constant is None:
         op = value.producer
         if isinstance(op, Fill):
-            return op.number
-        if not isinstance(op, Expand | Identity | Reshape | Squeeze | Unsqueeze | Transpose):
+            return float(bool(op.number)) if boolean else op.number
+        if not isinstance(op, SPREADING):
             return None
         value = op.require(0)
-    if value is None or value.constant is None:
-        return None
-    return _held(value)
+    found = None if value is None else _held(value)
+    return float(bool(found)) if boolean and found is not None else found
 
 
 def _held(value: Value) -> Number:
     payload = value.constant
-    assert payload is not None
-    if payload.dtype.kind not in "biuf" or not 0 < math.prod(payload.shape) <= SEARCHED:
+    if (
+        payload is None
+        or payload.dtype.kind not in "biuf"
+        or not 0 < math.prod(payload.shape) <= SEARCHED
+    ):
         return None
     array = payload.array()
     first = array.reshape(-1)[0]

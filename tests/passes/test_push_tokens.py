@@ -13,7 +13,7 @@ from passel.models import GPT, GPTConfig, gpt_inputs
 from passel.models.llama import LlamaBlock, rope_tables
 from passel.passes import PushTokens
 from passel.passes.driver import run_pass
-from passel.passes.tokens import clone, demand, execute
+from passel.passes.tokens import clone, demand_attention, execute
 from passel.passes.tokens.selection import Positions
 from tests.residual import error
 from tests.token_nets import (
@@ -25,7 +25,6 @@ from tests.token_nets import (
     PREPARE,
     PUSH,
     TOKENS,
-    CrossAttention,
     DecoderBlock,
     MaskedBlock,
     Net,
@@ -298,15 +297,15 @@ def test_masks_are_cut_to_the_queries(name, fx_view):
     assert [shape[-2:] for shape in found][1] == (1, N)
 
 
-def test_no_mask_is_left_where_nothing_is_masked(view):
+def test_no_mask_is_left_where_nothing_is_masked(either_view):
     case = CASES["last position, causal"]
-    assert masks(view.apply(case.build(), X, *PUSH).graph) == [None, None]
+    assert masks(either_view.apply(case.build(), X, *PUSH).graph) == [None, None]
 
 
-def test_positions_before_the_last_are_masked_in_a_range(view):
+def test_positions_before_the_last_are_masked_in_a_range(either_view):
     """Queries 2, 3, 4 over keys 0 to 4: no square, so the causal flag becomes a constant."""
     net = Net(lambda m, x: m.head(m.run(x)[:, 2:5]), block(causal=True))
-    (op,) = view.apply(net, X, *PUSH).graph.walk(Attention)
+    (op,) = either_view.apply(net, X, *PUSH).graph.walk(Attention)
     expected = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], bool)
     mask = op.inputs[3].array()
     assert np.array_equal(mask if mask.dtype == bool else mask == 0, expected)
@@ -323,25 +322,25 @@ def test_ids_are_sliced_before_they_are_looked_up(view):
     assert [op.output.shape for op in heads] == [(BATCH, 5, 40)]
 
 
-def test_dynamic_tokens_last(view):
-    outcome = view.apply(two(last_token, causal=True)(), X, *PUSH, **dynamic("n"))
+def test_dynamic_tokens_last(either_view):
+    outcome = either_view.apply(two(last_token, causal=True)(), X, *PUSH, **dynamic("n"))
     assert [shape[1:] for shape in hidden(outcome.graph)][1] == (1,)
     (_, _, first), (queries, keys, second) = attended(outcome.graph)
     assert (queries, second) == (1, False)
     assert isinstance(keys, str)
-    assert first == (view.name == "fx")  # in ONNX it is a mask, computed from n
+    assert first == (either_view.name == "fx")  # in ONNX it is a mask, computed from n
 
 
-def test_dynamic_tokens_first(view):
-    outcome = view.apply(two(first_token)(), X, *PUSH, **dynamic("n"))
+def test_dynamic_tokens_first(either_view):
+    outcome = either_view.apply(two(first_token)(), X, *PUSH, **dynamic("n"))
     assert [shape[1:] for shape in hidden(outcome.graph)][1] == (1,)
     assert attended(outcome.graph)[1][0] == 1
 
 
-def test_dynamic_tokens_first_and_last(view):
+def test_dynamic_tokens_first_and_last(either_view):
     """Position 0 and position −1, whichever that is."""
     net = two(lambda m, x: m.head((y := m.run(x))[:, 0] + y[:, -1]))
-    graph, _ = view.lift(net().double(), [X[0].double()], **dynamic("n"))
+    graph, _ = either_view.lift(net().double(), [X[0].double()], **dynamic("n"))
     for one in PUSH:
         run_pass(graph, one)
     for tokens in (2, 5, N):
@@ -356,9 +355,9 @@ def dynamic(*names):
     return {"dynamic_shapes": (({1: names[0]},),)}
 
 
-def test_dynamic_batch_at_another_size(view):
+def test_dynamic_batch_at_another_size(either_view):
     net = two(first_token, fused=False)
-    graph, _ = view.lift(net().double(), [X[0].double()], dynamic_shapes=(({0: "batch"},),))
+    graph, _ = either_view.lift(net().double(), [X[0].double()], dynamic_shapes=(({0: "batch"},),))
     for one in PUSH:
         run_pass(graph, one)
     for batch in (1, 3, 5):
@@ -392,20 +391,20 @@ def test_keys_and_values_that_leave_the_graph_stay_whole(view):
     assert attended(graph)[1] == (1, N, False)
 
 
-def test_a_value_that_is_an_output_too_stays(view):
+def test_a_value_that_is_an_output_too_stays(either_view):
     net = two(lambda m, x: (m.head((y := m.run(x))[:, 0]), y))
-    outcome = view.apply(net(), X, *PUSH)
+    outcome = either_view.apply(net(), X, *PUSH)
     assert hidden(outcome.graph) == [WHOLE, WHOLE]
     assert not outcome.reports[AT].applied
 
 
-def test_an_output_before_the_last_block_stays(view):
+def test_an_output_before_the_last_block_stays(either_view):
     def both(m, x):
         first, second = m.blocks
         x = first(x)
         return x, m.head(second(x)[:, 0])
 
-    assert hidden(view.apply(two(both)(), X, *PUSH).graph) == [WHOLE, ONE]
+    assert hidden(either_view.apply(two(both)(), X, *PUSH).graph) == [WHOLE, ONE]
 
 
 @pytest.mark.parametrize("mix", ["cumsum", "softmax", "mean"])
@@ -563,7 +562,7 @@ BROKEN = {
     ),
     "keys of a causal query": (
         two(lambda m, x: m.head(m.run(x)[:, 4]), causal=True),
-        (demand, "attended", late_key),
+        (demand_attention, "attended", late_key),
     ),
 }
 
