@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...graph import Value
+from ...graph import Constant, Value
 from ...graph.ops import Cast, Expand, Fill, Identity, Reshape, Squeeze, Transpose, Unsqueeze
 from ..canonical.rule import MASKED
 
@@ -105,25 +105,25 @@ def _absorbed(fn: str, a: Number, b: Number) -> Number:
 
 def uniform(value: Value | None) -> Number:
     """The number that a value holds throughout, if that is known."""
-    boolean = value is not None and value.dtype == np.bool_
+    kind = "" if value is None or value.dtype is None else value.dtype.kind
+    found: Number = None
     while value is not None and value.constant is None:
         op = value.producer
         if isinstance(op, Fill):
-            return float(bool(op.number)) if boolean else op.number
+            found = op.number
         if not isinstance(op, SPREADING):
-            return None
+            break
         value = op.require(0)
-    found = None if value is None else _held(value)
-    return float(bool(found)) if boolean and found is not None else found
+    if value is not None and value.constant is not None:
+        found = _held(value.constant)
+    if found is None or (kind in "iu" and found != int(found)):
+        return None
+    return float(bool(found)) if kind == "b" else found
 
 
-def _held(value: Value) -> Number:
-    payload = value.constant
-    if (
-        payload is None
-        or payload.dtype.kind not in "biuf"
-        or not 0 < math.prod(payload.shape) <= SEARCHED
-    ):
+def _held(payload: Constant) -> Number:
+    count = math.prod(payload.shape)
+    if payload.dtype.kind not in "biuf" or not 0 < count <= SEARCHED:
         return None
     array = payload.array()
     first = array.reshape(-1)[0]

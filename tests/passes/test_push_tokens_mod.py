@@ -131,8 +131,15 @@ def test_vit_with_a_class_token_through_more_blocks(form, either_view):
     assert attended(graph)[1:4:2] == [(5, 5, False), (1, 5, False)]
 
 
-@pytest.mark.parametrize("form", MASK_FORMS)
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("form", "batch"),
+    [
+        ("where", 2),
+        ("mul", 1),
+        pytest.param("where", 1, marks=pytest.mark.slow),
+        pytest.param("mul", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_pmod(form, batch, either_view):
     model = PMoD(replace(PMOD_TINY, mask_form=form))
     graph = check_gathered(either_view, model, pmod_inputs(PMOD_TINY, batch)).graph
@@ -145,10 +152,10 @@ def test_pmod(form, batch, either_view):
 
 
 @pytest.mark.parametrize("form", MASK_FORMS)
-def test_dynamic_batch(form, view):
+def test_dynamic_batch(form, either_view):
     model = randomize(MoDGPT(GPT_CONFIG, Routing(0.3, mask_form=form))).double().eval()
     inputs = gpt_inputs(GPT_CONFIG, 2, TOKENS)
-    graph, _ = view.lift(model, inputs, dynamic_shapes=({0: "batch"},))
+    graph, _ = either_view.lift(model, inputs, dynamic_shapes=({0: "batch"},))
     applied = [run_pass(graph, one).applied for one in PUSH]
     assert applied[AT]
     assert attended(graph)[1] == (3, 3, True)
@@ -192,17 +199,15 @@ def test_dynamic_tokens(form, either_view):
 
 
 @pytest.mark.parametrize("form", MASK_FORMS)
-def test_last_position_after_routing(form, view):
+def test_last_position_after_routing(form, either_view):
     """One query, and the keys that were kept."""
     net = Net(
         lambda m, ids: m.gpt.forward(ids)[:, -1],
         gpt=MoDGPT(GPT_CONFIG, Routing(0.3, mask_form=form)),
     )
-    graph = view.apply(net, gpt_inputs(GPT_CONFIG, 2, TOKENS), *PUSH).graph
+    graph = either_view.apply(net, gpt_inputs(GPT_CONFIG, 2, TOKENS), *PUSH).graph
     assert hidden(graph, MOD_HIDDEN)[1] == (2, 1)
-    queries, keys, _ = attended(graph)[1]
-    assert queries == 1
-    assert keys in (3, TOKENS)
+    assert attended(graph)[1] == (1, 3, False)
 
 
 # -- properties -----------------------------------------------------------------------------------
@@ -238,7 +243,7 @@ class Routed(nn.Module):
         return x
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     depth=st.integers(1, 3),
     k=st.integers(1, 11),
@@ -270,7 +275,7 @@ def test_ties_on_onnx_runtime(form, levels):
     assert error([fast(*x).numpy()], [dense(*x).numpy()]) <= 1e-5
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(
     ratio=st.floats(0.05, 0.95),
     every=st.integers(1, 2),
@@ -690,7 +695,7 @@ def test_mean_share_of_32_layers():
     assert np.mean(prd_ratios(32)) == pytest.approx(0.5375, abs=1e-12)
 
 
-@pytest.mark.parametrize("depth", [6, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depth", [4, pytest.param(32, marks=pytest.mark.slow)])
 def test_kept_keys_and_values(depth):
     """The report's table, layer by layer, gives the schedule for the vision tokens."""
     config = replace(PMOD_TINY, depth=depth, vision_tokens=40)
