@@ -299,14 +299,14 @@ def test_roles_of_a_gpt(view):
     assert found["Attention"] == PER_HEAD
 
 
-def test_roles_with_symbolic_extents(view):
+def test_roles_with_symbolic_extents(either_view):
     config = GPTConfig(vocab=40, context=16, dim=8, depth=2, heads=2)
     inputs = gpt_inputs(config, 2, 6)
     dynamic = {"dynamic_shapes": ({0: "batch", 1: "tokens"},)}
     kinds = ("LayerNorm", "Attention", "Softmax")
-    found, _ = roles_of(view, GPT(config), inputs, *kinds, **dynamic)
+    found, _ = roles_of(either_view, GPT(config), inputs, *kinds, **dynamic)
     assert found["LayerNorm"] == TOKENWISE
-    if view.name == "fx":
+    if either_view.name == "fx":
         assert found["Attention"] == PER_HEAD
     else:  # its mask is computed, so it stays in parts
         assert found["Softmax"] == ("batch", "heads", "tokens", "tokens")

@@ -66,12 +66,12 @@ def doubled(inputs):
     return tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
-def check_gathered(view, model, inputs, **lifting):
-    """Dense, rewritten and gathered agree; gives the rewritten graph."""
+def check_gathered(view, model, inputs, bound=BOUND, **lifting):
+    """Dense and rewritten agree, within BOUND; and gathered, within `bound`."""
     outcome = view.apply(model, inputs, *PUSH, **lifting)
     with torch.no_grad():
         gathered = model.forward_gathered(*doubled(inputs)).numpy()
-    assert error(outcome.found, [gathered]) <= BOUND
+    assert error(outcome.found, [gathered]) <= bound
     return outcome
 
 
@@ -131,6 +131,11 @@ def test_vit_with_a_class_token_through_more_blocks(form, either_view):
     assert attended(graph)[1:4:2] == [(5, 5, False), (1, 5, False)]
 
 
+def rotary_bound(view):
+    """torch.onnx rounds the rotary tables' frequencies to float32."""
+    return BOUND if view.name == "fx" else 1e-8
+
+
 @pytest.mark.parametrize(
     ("form", "batch"),
     [
@@ -142,7 +147,8 @@ def test_vit_with_a_class_token_through_more_blocks(form, either_view):
 )
 def test_pmod(form, batch, either_view):
     model = PMoD(replace(PMOD_TINY, mask_form=form))
-    graph = check_gathered(either_view, model, pmod_inputs(PMOD_TINY, batch)).graph
+    inputs, bound = pmod_inputs(PMOD_TINY, batch), rotary_bound(either_view)
+    graph = check_gathered(either_view, model, inputs, bound).graph
     text = PMOD_TINY.text_tokens
     expected = [text + k for k in PMOD_TINY.capacities]
     assert attended(graph) == [(n, n, True) for n in expected]
@@ -174,12 +180,15 @@ def test_pmod_dynamic_batch(form, view):
     graph, _ = view.lift(model, inputs, dynamic_shapes=({0: "batch"}, {0: "batch"}))
     for one in PUSH:
         run_pass(graph, one)
-    assert not mask_ops(graph)
+    expected = [PMOD_TINY.text_tokens + k for k in PMOD_TINY.capacities]
+    assert [extents[:2] for extents in attended(graph)] == [(n, n) for n in expected]
+    assert masks(graph)[1:] == [None] * 3  # the first layer is dense
     for batch in (1, 3):
         given_ = doubled(pmod_inputs(PMOD_TINY, batch, seed=batch))
         with torch.no_grad():
             expected = model.forward_gathered(*given_).numpy()
-        assert error(graph.run([x.numpy() for x in given_]), [expected]) <= BOUND
+        found = graph.run([x.numpy() for x in given_])
+        assert error(found, [expected]) <= rotary_bound(view)
 
 
 @pytest.mark.parametrize("form", MASK_FORMS)
@@ -264,7 +273,7 @@ def test_ties_are_broken_as_the_top_k_breaks_them(depth, k, form, batch, levels,
 
 
 @pytest.mark.parametrize("levels", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("form", MASK_FORMS)
+@pytest.mark.parametrize("form", ["where", pytest.param("mul", marks=pytest.mark.slow)])
 def test_ties_on_onnx_runtime(form, levels):
     """Both on ONNX Runtime, which keeps the first of equals."""
     net = Routed(2, 5, form, Tied(levels), False).eval()
@@ -380,8 +389,7 @@ def filled(m, x):
 def additive(number):
     def rule(m, x):
         mask = chosen(m, x)
-        low = torch.finfo(x.dtype).min if number is None else number
-        return x + mask[..., None] * residual_update(m.block, x, minus(low)(mask))
+        return x + mask[..., None] * residual_update(m.block, x, minus(number)(mask))
 
     return rule
 
@@ -428,7 +436,8 @@ def beside_text(before, after):
         vision = x[:, before : TOKENS - after]
         mask = top_k_mask(m.router(vision).squeeze(-1), K, "where")
         ones = mask.new_ones
-        parts = (ones(len(x), before), mask, ones(len(x), after))
+        batch = x.shape[0]
+        parts = (ones(batch, before), mask, ones(batch, after))
         mask = torch.cat([part for part in parts if part.shape[1]], 1)
         return add_where_kept(mask, x, residual_update(m.block, x, attention_mask(mask, True)))
 
@@ -505,7 +514,7 @@ SPELLED = {
     "softmax weight": (weighted(lambda s: torch.softmax(s, 1)), K),
     "filled with -inf": (filled, K),
     "additive -1e9": (additive(-1e9), K),
-    "additive least number": (additive(None), K),
+    "additive least number": (additive(torch.finfo(torch.float32).min), K),
     "attention by hand": (by_hand(False), K),
     "attention by hand, causal": (by_hand(True), K),
     "attention by hand, filled": (filled_by_hand, K),
