@@ -8,7 +8,7 @@ import torch
 
 from .fx_emit_shape import extent, extents
 from .fx_tensor import torch_dtype
-from .ops import Fill, Put, Range, Ref, Scatter, Sort, Take, TopK
+from .ops import Fill, Put, Range, Ref, Scatter, Sort, Take, TopK, Triangle
 from .value import Op
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ def _permuted(e: "Emitter", x: Any, order: tuple[int, ...]) -> Any:
     return x if order == tuple(sorted(order)) else e.call(aten.permute.default, x, list(order))
 
 
+def _triangle(op: Triangle, e: "Emitter") -> Any:
+    target = aten.triu.default if op.upper else aten.tril.default
+    return e.call(target, e.arg(0), op.diagonal)
+
+
 TOKEN_RULES: dict[type[Op], Callable[[Any, Any], Any]] = {
     Fill: _fill,
     Put: _put,
@@ -87,5 +92,6 @@ TOKEN_RULES: dict[type[Op], Callable[[Any, Any], Any]] = {
     Sort: _sort,
     Take: _take,
     TopK: _topk,
+    Triangle: _triangle,
 }
 """How each of these ops is written."""

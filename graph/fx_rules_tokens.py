@@ -7,7 +7,7 @@ from torch import fx
 
 from .fx_call import Call, Operand, Rule
 from .fx_tensor import numpy_dtype, shape_of
-from .ops import Fill, Gather, Ref, Scatter, Take, TopK
+from .ops import Fill, Gather, Ref, Scatter, Take, TopK, Triangle
 from .value import Dim, Op
 
 _INTEGERS = (torch.int64, torch.int32)
@@ -108,7 +108,22 @@ def _name(node: fx.Node) -> str:
     return str(node.target).removeprefix("aten.").partition(".")[0]
 
 
+def _triangle(*, upper: bool) -> Rule:
+    """A rule for torch.tril or torch.triu."""
+
+    def rule(call: Call) -> Op | None:
+        x, diagonal = call.tensor("self"), call["diagonal"]
+        if x is None or type(diagonal) is not int:
+            return None
+        inputs: list[Any] = [x]
+        return Triangle(inputs=inputs, upper=upper, diagonal=diagonal)
+
+    return rule
+
+
 TOKENS: dict[str, Rule] = {
+    "tril.default": _triangle(upper=False),
+    "triu.default": _triangle(upper=True),
     "topk.default": _topk,
     "sort.default": _sort,
     "sort.stable": _sort,

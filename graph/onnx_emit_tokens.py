@@ -6,7 +6,7 @@ import onnx_ir as ir
 from .onnx_build import Builder, Operand
 from .onnx_emit import Results, emits, needed
 from .onnx_emit_shape import target
-from .ops import Fill, Put, Range, Scatter, Sort, Take, TopK
+from .ops import Fill, Put, Range, Scatter, Sort, Take, TopK, Triangle
 
 
 @emits(TopK)
@@ -89,3 +89,8 @@ def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
 
 def _permuted(build: Builder, x: ir.Value, order: tuple[int, ...]) -> ir.Value:
     return x if order == tuple(sorted(order)) else build("Transpose", x, perm=order)
+
+
+@emits(Triangle)
+def _triangle(build: Builder, op: Triangle, operands: "list[Operand]") -> Results:
+    return build("Trilu", operands[0], build.index(op.diagonal), upper=int(op.upper))

@@ -1,7 +1,7 @@
 """How the ONNX operators that choose positions at run time read in the vocabulary."""
 
 from .onnx_node import NodeView, rule
-from .ops import Fill, Scatter, TopK
+from .ops import Fill, Scatter, TopK, Triangle
 from .value import Op
 
 
@@ -27,3 +27,11 @@ def _fill(view: NodeView) -> Op | None:
     value = view.node.attributes.get("value")
     number = 0.0 if value is None else value.as_tensor().numpy().reshape(-1)[0].item()
     return Fill(number=number, dims=view.constant_ints(0))
+
+
+@rule("Trilu")
+def _triangle(view: NodeView) -> Op | None:
+    diagonal = view.constant_ints(1) if view.given(1) else (0,)
+    if diagonal is None:
+        return None
+    return Triangle(upper=bool(view.attr_int("upper", 1)), diagonal=diagonal[0])

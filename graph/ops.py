@@ -23,7 +23,7 @@ from .movement_ops import (
     Unbind,
     Unsqueeze,
 )
-from .token_ops import Fill, Put, Range, Scatter, Sort, Take, TopK
+from .token_ops import Fill, Put, Range, Scatter, Sort, Take, TopK, Triangle
 from .value import Op
 from .weighted_ops import Affine, BatchNorm, Conv, Linear, Norm
 
@@ -59,6 +59,7 @@ __all__ = [
     "Take",
     "TopK",
     "Transpose",
+    "Triangle",
     "Unbind",
     "Unsqueeze",
 ]

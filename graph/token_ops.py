@@ -44,6 +44,19 @@ class Fill(Op):
 
 
 @dataclass(eq=False, kw_only=True)
+class Triangle(Op):
+    """x [.., m, n] with one side of a diagonal of its last two axes set to 0. Inputs: x.
+
+    Attributes:
+        upper: what is kept: the diagonal and what is after it, or what is before it.
+        diagonal: which one; 0 is the main diagonal, positive ones are after it.
+    """
+
+    upper: bool = False
+    diagonal: int = 0
+
+
+@dataclass(eq=False, kw_only=True)
 class Scatter(Op):
     """x with single elements replaced. Inputs: x, indices, updates (of the shape of indices).
 

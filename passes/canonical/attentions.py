@@ -11,9 +11,10 @@ import numpy as np
 from ...graph import Dim, Graph, Op, Shape, Value
 from ...graph.ops import Attention, Elementwise, MatMul, Reshape, Softmax, Transpose
 from ...graph.shapes import reshape_groups
+from ..numbers import MASKED
 from ..triangles import sides
 from .moves import RESHAPES
-from .rule import MASKED, Match, Rule, elementwise, holds_only, scalar, substitute
+from .rule import Match, Rule, elementwise, holds_only, scalar, substitute
 
 
 @dataclass(frozen=True)

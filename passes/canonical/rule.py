@@ -11,10 +11,6 @@ from ...graph.ops import Elementwise
 SEARCHED = 1 << 22
 """Elements of a constant that a rule may look through."""
 
-MASKED = -1e4
-"""A score this low is masked out: e to its power is 0 in every floating-point type, so a mask may
-spell −∞ as −10⁴, −10⁹ or the smallest number of its type."""
-
 Match = Callable[[Graph], None]
 """The edit that a matched rule makes."""
 

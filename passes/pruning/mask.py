@@ -7,7 +7,7 @@ import numpy as np
 from ...graph import Value
 from ...graph.ops import Elementwise, Expand, Ref, Scatter, ShapeOf, TopK, Unsqueeze
 from ..axes import carried
-from ..canonical.rule import MASKED
+from ..numbers import MASKED
 from .build import BOOL, Builder
 
 INT64 = np.dtype(np.int64)

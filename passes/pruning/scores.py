@@ -4,7 +4,7 @@ from math import inf, sqrt
 
 from ...graph import Value
 from ...graph.ops import MatMul, Softmax, Squeeze, Transpose, Unsqueeze
-from ..canonical.rule import MASKED
+from ..numbers import MASKED
 from .apart import KEY, first_query, narrow, own_path
 from .build import BOOL, Builder
 from .mask import hidden

@@ -17,7 +17,7 @@ from ...graph.ops import (
     TopK,
     Unsqueeze,
 )
-from .numbers import Number, uniform
+from ..numbers import Number, uniform
 from .selection import Choice
 
 Parts = tuple[tuple[Choice | None, Dim], ...]

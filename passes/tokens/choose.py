@@ -167,7 +167,7 @@ class Cutter:
         """
         rank = value.rank or 0
         rows, columns = box.get(rank - 2), box.get(rank - 1)
-        if value.constant is None or rank < 2 or len(box) != 2:
+        if rank < 2 or len(box) != 2:
             return None
         if (
             not isinstance(rows, Chosen)

@@ -4,7 +4,7 @@ from math import inf
 
 from ...graph.ops import Attention, MatMul, Softmax
 from ..axes import carried
-from ..canonical.rule import MASKED
+from ..numbers import MASKED
 from .demand import Context, Want, Wants, spread, wanted
 from .off import Masks, Off
 from .selection import WHOLE, Box, Choice, Chosen, Positions, Selection

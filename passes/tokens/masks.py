@@ -28,9 +28,8 @@ from ...graph.ops import (
     Unsqueeze,
 )
 from ..axes import carried
-from ..canonical.rule import MASKED
+from ..numbers import MASKED, Evaluate, Number, affine, apply, uniform
 from .choices import Choices, kth_value, top_of
-from .numbers import Evaluate, Number, affine, apply, uniform
 from .off import Known, Masks, Off, aside, cast
 
 _MOVES = (

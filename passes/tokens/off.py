@@ -6,8 +6,8 @@ import numpy as np
 
 from ...graph import Op, Value
 from ...graph.ops import Cast
+from ..numbers import Number
 from ..triangles import sides
-from .numbers import Number
 from .selection import Choice
 
 
@@ -37,7 +37,7 @@ def aside(value: Value | None) -> Number:
 
     A kept row and a dropped column never meet on the diagonal.
     """
-    found = None if value is None or value.constant is None else sides(value)
+    found = None if value is None else sides(value)
     if found is None:
         return None
     number = found.before.flat[0]

@@ -649,6 +649,17 @@ def several_chosen_per_token(m, x):
     return x + (mask[..., :1] * scores[..., :1]) * m.block.mlp(x)
 
 
+def low_scores_compared(m, x):
+    """A score and a low number make a low number, but which one is not known."""
+    low = scores_of(m, x) + (1 - chosen(m, x)) * -1e5
+    return torch.where((low > -1e5)[..., None], x + m.block.mlp(x), x)
+
+
+def low_scores_raised(m, x):
+    low = scores_of(m, x) + (1 - chosen(m, x)) * -1e5
+    return x + (low + 1e5)[..., None] * m.block.mlp(x)
+
+
 # The first two are masks that are not found so far; the others are none of one choice's.
 LOOKALIKES = {
     "sorted indices": indices_sorted,
@@ -663,6 +674,8 @@ LOOKALIKES = {
     "keys of another choice": keys_of_another_choice,
     "some of the indices": partly_scattered,
     "experts": several_chosen_per_token,
+    "low scores, compared": low_scores_compared,
+    "low scores, raised": low_scores_raised,
 }
 
 

@@ -29,10 +29,11 @@ class Side:
 
     @classmethod
     def start(cls, name: str, model: str, threads: int) -> Self:
-        """Start the process and wait until it is warm."""
+        """Start the process and wait until it is warm; "side@model" runs a side on another model."""
         command = [sys.executable, "-W", "ignore", "-m", "passel.tools.bench.worker"]
+        kind, _, other = name.partition("@")
         process = subprocess.Popen(
-            [*command, name, model, str(threads)],
+            [*command, kind, other or model, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

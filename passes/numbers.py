@@ -8,13 +8,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...graph import Constant, Value
-from ...graph.ops import Cast, Expand, Fill, Identity, Reshape, Squeeze, Transpose, Unsqueeze
-from ..canonical.rule import MASKED
+from ..graph import Constant, Value
+from ..graph.ops import Cast, Expand, Fill, Identity, Reshape, Squeeze, Transpose, Unsqueeze
 
 Number = float | None
 Evaluate = Callable[[Sequence[Number]], Number]
 
+MASKED = -1e4
+"""A score this low is masked out: e to its power is 0 in every floating-point type, so a mask may
+spell −∞ as −10⁴, −10⁹ or the smallest number of its type."""
+VAGUE = MASKED - 0.515625
+"""Stands for some number that is low enough to mask: a score and a low number, added up."""
 SEARCHED = 1 << 22
 """Elements of a constant that are looked through."""
 
@@ -69,6 +73,8 @@ def affine(scaled: bool, shifted: bool, operands: Sequence[Number]) -> Number:
 def _apply(fn: str, operands: Sequence[Number]) -> Number:
     if fn == "where":
         return _where(*operands)
+    if VAGUE in operands:
+        return _vague(fn, operands)
     if len(operands) == 1 and fn in _ONE:
         return None if operands[0] is None else _ONE[fn](operands[0])
     if len(operands) != 2 or fn not in _TWO:
@@ -85,6 +91,16 @@ def _where(condition: Number, left: Number, right: Number) -> Number:
     return left if condition else right
 
 
+def _vague(fn: str, operands: Sequence[Number]) -> Number:
+    """What a low number that is not known exactly gives: another, where it cannot have grown."""
+    if fn == "exp":
+        return 0.0
+    if fn == "minimum" or (fn == "add" and all(n is None or n <= 0 for n in operands)):
+        return VAGUE
+    lowered = fn == "sub" and operands[0] == VAGUE and (operands[1] is None or operands[1] >= 0)
+    return VAGUE if lowered else None
+
+
 def _absorbed(fn: str, a: Number, b: Number) -> Number:
     """What one operand decides alone."""
     known = a if b is None else b
@@ -99,7 +115,7 @@ def _absorbed(fn: str, a: Number, b: Number) -> Number:
     if fn == "sub":
         known = known if b is None else -known
     if fn in ("add", "sub", "minimum"):
-        return known if known <= MASKED else None
+        return known if known == -math.inf else VAGUE if known <= MASKED else None
     return None
 
 
