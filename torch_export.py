@@ -55,14 +55,18 @@ def _exported(model: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) -> Ex
     except Exception as error:
         if not shapes or "Constraints violated" not in str(error):
             raise
-    return torch.export.export(
-        model,
-        args,
-        kwargs,
-        dynamic_shapes=shapes,
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+        first = error
+    try:
+        return torch.export.export(
+            model,
+            args,
+            kwargs,
+            dynamic_shapes=shapes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    except Exception:
+        raise first from None
 
 
 def _explained(

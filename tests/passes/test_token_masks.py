@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from passel.passes.driver import run_passes
-from passel.passes.tokens.masks import find_masks
 from passel.passes.numbers import _ONE, _TWO, VAGUE, affine, apply, uniform
+from passel.passes.tokens.masks import find_masks
 from tests.residual import fingerprint, lifted
 from tests.token_nets import PREPARE, PUSH, TOKENS, Net, block, hidden, noise, some_tokens
 

@@ -29,7 +29,7 @@ class Side:
 
     @classmethod
     def start(cls, name: str, model: str, threads: int) -> Self:
-        """Start the process and wait until it is warm; "side@model" runs a side on another model."""
+        """Start the process and wait until it is warm; "side@model" is a side on another model."""
         command = [sys.executable, "-W", "ignore", "-m", "passel.tools.bench.worker"]
         kind, _, other = name.partition("@")
         process = subprocess.Popen(

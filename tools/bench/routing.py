@@ -48,7 +48,8 @@ def main(
     console.print(f"operations: {share:.3f} of the dense twin's")
     console.print(f"latency: {ratio:.3f} of it, {ratio / share:.3f}x the share (limit {LIMIT})")
     kept = routed.kv_bytes / before.kv_bytes
-    console.print(f"KV cache: {kept:.1%} of all tokens, {vision_share(routed):.1%} of vision tokens")
+    vision = vision_share(routed)
+    console.print(f"KV cache: {kept:.1%} of all tokens, {vision:.1%} of vision tokens")
     if json_path is not None:
         found = {"sides": rows, "flops_share": share, "latency_ratio": ratio, "kv_share": kept}
         json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
