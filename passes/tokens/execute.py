@@ -60,25 +60,26 @@ class _Rewriter:
             return  # put together once its part is known
         if not box and not self._must_rebuild(op, reads):
             return
-        parts = [self._operand(op, index, want, box) for index, want in enumerate(reads)]
+        parts = [self._operand(op, index, want) for index, want in enumerate(reads)]
         new = clone(op, result, box, parts, reads, self.place)
         if box:
             self.parts[self._key(value, box)] = new
         else:
-            self._replace(value, new, op)
+            self._replace(value, new)
         if spread is not None and same(box, spread.box):
-            self._put_together(op, value, new, reads)
+            self._put_together(op, value, new)
 
-    def _put_together(self, op: Op, value: Value, part: Value, reads: list[Want]) -> None:
+    def _put_together(self, op: Op, value: Value, part: Value) -> None:
+        """The base with the part in it, for those who read the whole."""
         spread = self.plan.spreads[value]
         ((axis, chosen),) = spread.box.items()
         assert isinstance(chosen, Chosen)
         base = self._part(op.require(spread.base), WHOLE)
         whole = self.cutter.put(base, axis, chosen, self._wide(part, value, spread.box), op.name)
-        self._replace(value, whole, op)
+        self._replace(value, whole)
         self.parts[self._key(whole, spread.box)] = part
 
-    def _replace(self, old: Value, new: Value, op: Op) -> None:
+    def _replace(self, old: Value, new: Value) -> None:
         """Readers that are not planned read the new value, and so do later parts of the old one."""
         self.graph.replace(old, new)
         self.parts[self._key(old, WHOLE)] = new
@@ -93,7 +94,7 @@ class _Rewriter:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _operand(self, op: Op, index: int, want: Want, box: Box) -> Value | None:
+    def _operand(self, op: Op, index: int, want: Want) -> Value | None:
         value = op.operand(index)
         if value is None or not want.read:
             return None
@@ -127,16 +128,21 @@ class _Rewriter:
         shape = shape_of(value.shape or (), box)
         if part.shape == shape or value.shape is None:
             return part
-        inputs, dims = [part], []
-        for axis, dim in enumerate(shape):
-            if isinstance(dim, int):
-                dims.append(dim)
-                continue
-            asked = ShapeOf(inputs=[value], axes=(axis,), scalar=True)
-            inputs.append(self.place.add(asked, (), np.dtype(np.int64), "extent"))
-            dims.append(Ref(len(inputs) - 1))  # type: ignore[arg-type]
-        wide = Expand(inputs=list(inputs), dims=tuple(dims))
+        inputs: list[Value | None] = [part]
+        dims: list[int | Ref] = [dim if isinstance(dim, int) else -1 for dim in shape]
+        for axis, (own, dim) in enumerate(zip(part.shape or (), shape, strict=True)):
+            if own != dim and isinstance(dim, str):
+                inputs.append(self._batch_extent())
+                dims[axis] = Ref(len(inputs) - 1)
+        wide = Expand(inputs=inputs, dims=tuple(dims))
         return self.place.add(wide, shape, part.dtype, f"{part.name}_wide")
+
+    def _batch_extent(self) -> Value:
+        """How many batch elements there are; what a choice is looked up for differs along them."""
+        choice = self.plan.context.enabled
+        assert choice is not None, "only a choice can be thin along the batch"
+        asked = ShapeOf(inputs=[self.cutter.indices.of(choice)], axes=(0,), scalar=True)
+        return self.place.add(asked, (), np.dtype(np.int64), "batch")
 
     def _key(self, value: Value, box: Box) -> Key:
         return value, frozenset(box.items())
