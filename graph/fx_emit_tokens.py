@@ -43,11 +43,10 @@ def _scatter(op: Scatter, e: "Emitter") -> Any:
 
 
 def _take(op: Take, e: "Emitter") -> Any:
-    order = op.front
-    x = _permuted(e, e.arg(0), order)
+    x = _permuted(e, e.arg(0), op.front)
     rows = e.call(aten.unsqueeze.default, e.call(aten.arange.default, _extent(e, x)), 1)
     taken = e.call(aten.index.Tensor, x, [rows, e.arg(1)])
-    return _permuted(e, taken, _inverse(order))
+    return _permuted(e, taken, op.back)
 
 
 def _extent(e: "Emitter", x: Any) -> Any:
@@ -55,13 +54,12 @@ def _extent(e: "Emitter", x: Any) -> Any:
 
 
 def _put(op: Put, e: "Emitter") -> Any:
-    order = op.front
-    x, updates = _permuted(e, e.arg(0), order), _permuted(e, e.arg(2), order)
+    x, updates = _permuted(e, e.arg(0), op.front), _permuted(e, e.arg(2), op.front)
     indices = e.arg(1)
-    for _ in order[2:]:
+    for _ in op.front[2:]:
         indices = e.call(aten.unsqueeze.default, indices, -1)
     spread = e.call(aten.expand_as.default, indices, updates)
-    return _permuted(e, e.call(aten.scatter.src, x, 1, spread, updates), _inverse(order))
+    return _permuted(e, e.call(aten.scatter.src, x, 1, spread, updates), op.back)
 
 
 def _range(op: Range, e: "Emitter") -> Any:
@@ -69,10 +67,6 @@ def _range(op: Range, e: "Emitter") -> Any:
     if op.start:
         end = end + op.start if isinstance(end, int) else e.call(operator.add, end, op.start)
     return e.call(aten.arange.start, op.start, end)
-
-
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(order.index(k) for k in range(len(order)))
 
 
 def _permuted(e: "Emitter", x: Any, order: tuple[int, ...]) -> Any:

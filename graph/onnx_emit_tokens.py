@@ -49,18 +49,16 @@ def _scatter(build: Builder, op: Scatter, operands: "list[Operand]") -> Results:
 
 @emits(Take)
 def _take(build: Builder, op: Take, operands: "list[Operand]") -> Results:
-    order = op.front
-    x = _permuted(build, needed(operands[0]), order)
+    x = _permuted(build, needed(operands[0]), op.front)
     rows = build("Unsqueeze", operands[1], build.ints(2))
-    return _permuted(build, build("GatherND", x, rows, batch_dims=1), _inverse(order))
+    return _permuted(build, build("GatherND", x, rows, batch_dims=1), op.back)
 
 
 @emits(Put)
 def _put(build: Builder, op: Put, operands: "list[Operand]") -> Results:
-    order = op.front
-    x, updates = (_permuted(build, needed(operands[k]), order) for k in (0, 2))
+    x, updates = (_permuted(build, needed(operands[k]), op.front) for k in (0, 2))
     places = _places(build, needed(operands[1]))
-    return _permuted(build, build("ScatterND", x, places, updates), _inverse(order))
+    return _permuted(build, build("ScatterND", x, places, updates), op.back)
 
 
 @emits(Range)
@@ -81,10 +79,6 @@ def _places(build: Builder, indices: ir.Value) -> ir.Value:
     spread = build("Add", rows, build("Sub", indices, indices))  # cheaper than Shape and Expand
     pair = (build("Unsqueeze", value, build.ints(2)) for value in (spread, indices))
     return build("Concat", *pair, axis=2)
-
-
-def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(order.index(k) for k in range(len(order)))
 
 
 def _permuted(build: Builder, x: ir.Value, order: tuple[int, ...]) -> ir.Value:

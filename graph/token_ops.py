@@ -99,6 +99,12 @@ class _ByBatch(Op):
         rest = [k for k in range(self.x.rank or 0) if k not in (self.batch, self.axis)]
         return (self.batch, self.axis, *rest)
 
+    @property
+    def back(self) -> tuple[int, ...]:
+        """The permutation that undoes `front`."""
+        front = self.front
+        return tuple(front.index(k) for k in range(len(front)))
+
 
 @dataclass(eq=False, kw_only=True)
 class Take(_ByBatch):

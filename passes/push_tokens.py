@@ -116,10 +116,16 @@ def _fixed(graph: Graph) -> Iterator[TokenSite]:
 
 def _chosen(graph: Graph) -> Iterator[TokenSite]:
     """Choices made at run time, one by one, each on the graph as it then stands."""
-    order, masks, classes = positions(graph), find_masks(graph), AxisClasses(graph)
+    order = positions(graph)
+    found_by: dict[Op, list[Choice]] = {op: [] for op in order if isinstance(op, TopK)}
+    if not found_by:
+        return
+    masks, classes = find_masks(graph), AxisClasses(graph)
     seeds = _seeds(order, masks)
-    for top in [op for op in order if isinstance(op, TopK)]:
-        choices = [choice for choice in seeds if top in choice.tops]
+    for choice in seeds:
+        for top in dict.fromkeys(choice.tops):
+            found_by[top].append(choice)
+    for top, choices in found_by.items():
         for choice in choices:
             alive = [op for op in seeds[choice] if not op.erased]
             found = plan(graph, order, alive, Context(masks, choice))

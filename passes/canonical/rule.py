@@ -7,9 +7,7 @@ import numpy as np
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import Elementwise
-
-SEARCHED = 1 << 22
-"""Elements of a constant that a rule may look through."""
+from ..numbers import SEARCHED
 
 Match = Callable[[Graph], None]
 """The edit that a matched rule makes."""
