@@ -1,0 +1,1 @@
+"""What the pass `quantize` is made of: number formats, calibration, weight rounding, placement."""

@@ -1,0 +1,1 @@
+"""Ranges and moments of activations, gathered over calibration data in bounded memory."""
