@@ -19,12 +19,14 @@ from .backends.ort_forms import fused
 from .capture import Captured, capture, make_inputs
 from .check_model import check_interface
 from .errors import InvalidInput
+from .execution import runner
+from .graph.fx_tensor import to_numpy
 from .graph.onnx_io import OLDEST_OPSET, check_writable, write
 from .lower import Lowering, as_onnx, lower
 from .passes.driver import Exclude, Progress
 from .passes.registry import Request
 from .passes.report import Report
-from .pipeline import Job, runner, stage
+from .pipeline import Job, stage
 from .progress import announced
 
 BACKENDS = ("auto", "onnxruntime", "torch")
@@ -85,7 +87,7 @@ def compile(
     """
     check_backend(backend, target, threads)
     job = Job.of(passes, exclude, progress, rtol, atol, threads)
-    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
+    captured = _captured(job, model, example_inputs, dynamic_shapes)
     return lower(job, captured, Lowering(backend, target, measure, verify))
 
 
@@ -122,7 +124,7 @@ def optimize(
         PasselError: as `compile`.
     """
     job = Job.of(passes, exclude, progress, rtol, atol)
-    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
+    captured = _captured(job, model, example_inputs, dynamic_shapes)
     with stage(job.report, "passes"):
         lowered = job.run(captured.program)
     if verify:
@@ -165,7 +167,7 @@ def export_onnx(
     check_writable(target)
     _check_opset(opset)
     job = Job.of(passes, exclude, progress, rtol, atol)
-    captured = _captured(job.report, model, example_inputs, dynamic_shapes)
+    captured = _captured(job, model, example_inputs, dynamic_shapes)
     original = as_onnx(job.report, captured, opset)
     with stage(job.report, "passes"):
         lowered = job.run(original)
@@ -178,10 +180,12 @@ def export_onnx(
     return job.report
 
 
-def _captured(report: Report, model: Any, example_inputs: Any, dynamic_shapes: Any) -> Captured:
-    with stage(report, "capture"):
+def _captured(job: Job, model: Any, example_inputs: Any, dynamic_shapes: Any) -> Captured:
+    with stage(job.report, "capture"):
         captured = capture(model, example_inputs, dynamic_shapes)
-    report.model = captured.name
+    job.report.model = captured.name
+    if captured.inputs is not None:
+        job.context.examples = [[to_numpy(tensor) for tensor in captured.inputs]]
     return captured
 
 

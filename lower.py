@@ -1,21 +1,28 @@
 """From a captured model to a compiled one, on either runtime; verified there if asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
+import torch
 from torch.export import ExportedProgram
 
 from .backends.choices import SessionChoice
 from .backends.compiled import CompiledModel
 from .backends.eager import EagerSession
+from .backends.measure import interleaved, medians
 from .backends.onnxruntime import Session
-from .backends.select import select
+from .backends.product_times import time_products
+from .backends.select import Candidate, select
 from .capture import OPSET, Captured, make_inputs, to_onnx
 from .check_model import check_interface
 from .errors import InvalidInput, InvalidModel, UnsupportedModel, VerificationError
 from .graph.onnx_io import raise_opset
 from .passes.report import Report
 from .pipeline import Job, stage
+
+COMPARE_SECONDS = 0.6
+"""Time given to each of the quantized model and its float twin."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,14 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     original = as_onnx(job.report, captured)
     check_interface(original, captured.name)
     inputs = captured.inputs or make_inputs(original)
+    choice = SessionChoice(threads=job.threads)
+    if asked.measure:
+        job.context.time_products = lambda shapes: time_products(shapes, asked.target, choice)
     with stage(job.report, "passes"):
         lowered = job.run(original)
     with stage(job.report, "reference"):
         batches = job.batches(captured, inputs) if asked.verify else []
     with stage(job.report, "lower"):
-        choice = SessionChoice(threads=job.threads)
         check = job.checker(original, batches) if asked.verify else None
         selection = select(
             lowered, inputs, asked.target, choice, measure=asked.measure, check=check
@@ -73,9 +82,38 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     winner = selection.winner
     assert winner is not None  # else the errors are too large, which has been raised
     job.report.chosen = {"form": winner.name, "candidates (median ms)": selection.outcomes}
+    if asked.measure and job.quantizes:
+        with stage(job.report, "compare with float"):
+            compare_with_float(job, original, inputs, asked.target, winner)
     return CompiledModel(
         winner.model, captured.signature, job.report, asked.target, choice, winner.session
     )
+
+
+def compare_with_float(
+    job: Job, original: ir.Model, inputs: Sequence[torch.Tensor], target: str, winner: Candidate
+) -> None:
+    """Time the winner beside the same pipeline without quantization, and say which is faster."""
+    twin = job.without_quantization()
+    selection = select(
+        twin.run(original), inputs, target, winner.session_choice, measure=False, check=None
+    )
+    assert selection.winner is not None
+    plain, quantized = selection.winner.session, winner.session
+    calls = {
+        "float": lambda: plain.run_tensors(inputs),
+        "quantized": lambda: quantized.run_tensors(inputs),
+    }
+    found = medians(interleaved(calls, seconds=COMPARE_SECONDS))
+    ratio = found["float"] / found["quantized"]
+    job.report.chosen["quantized against float (median ms)"] = {
+        name: round(milliseconds, 3) for name, milliseconds in found.items()
+    }
+    if ratio < 1:
+        job.report.notes.append(
+            f"the quantized model is slower than the float one here: {1 / ratio:.2f} times its "
+            "time; another scheme, or placement= with fewer products, may be faster"
+        )
 
 
 def as_given(job: Job, captured: Captured, asked: Lowering, why: UnsupportedModel) -> CompiledModel:

@@ -1,26 +1,24 @@
 """One run of the passes over one program, its verification, and the search for a guilty pass."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import inf
 from sys import float_info
 from typing import Any, Self
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from .backends.choices import SessionChoice
-from .backends.onnxruntime import Session
 from .capture import Captured, program_signature
 from .errors import InvalidGraph, InvalidInput, InvalidModel
-from .graph import Graph, fx
-from .graph import onnx as onnx_view
-from .graph.fx_tensor import to_numpy
-from .passes.base import Exactness, Pass
+from .execution import Batch, lift, reference, runner
+from .graph.fx_tensor import to_torch
+from .passes import Quantize
+from .passes.base import Context, Exactness, Pass
 from .passes.driver import Exclude, Progress, exclusions, run_pass, run_passes
 from .passes.registry import Request, resolve
 from .passes.report import OutputError, Report, Size
@@ -28,7 +26,6 @@ from .progress import say
 from .samples import other_sizes, random_like
 from .verify import (
     SEEDS,
-    Arrays,
     Runner,
     compare,
     failure,
@@ -38,15 +35,9 @@ from .verify import (
 )
 
 AnyPass = Pass[Any]
+SAMPLES = 4
+"""Calibration samples that a quantized model is tried on."""
 Errors = list[OutputError]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Inputs, and what the original makes of them."""
-
-    inputs: Arrays
-    expected: Arrays
 
 
 @dataclass
@@ -60,6 +51,8 @@ class Job:
     atol: float | None
     report: Report
     threads: int = 0
+    context: Context = field(default_factory=Context)
+    tried: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -78,11 +71,16 @@ class Job:
 
     def run(self, program: ExportedProgram | ir.Model) -> Any:
         """Lift, run the passes, lower to a program of the same kind."""
-        graph = lift(program)
+        graph = lift(program, self.threads)
         self.report.before = Size.of(graph)
         self.report.passes = run_passes(
-            graph, self.passes, exclude=self.exclude, progress=self.progress
+            graph,
+            self.passes,
+            exclude=self.exclude,
+            progress=self.progress,
+            context=self.context,
         )
+        self.report.notes += self.context.notes
         self.report.after = Size.of(graph)
         return graph.binding.lower(graph)
 
@@ -90,13 +88,20 @@ class Job:
         """The examples and seeded random inputs, with the original's outputs.
 
         The last random ones have other sizes than the examples where the model has dynamic ones.
+        What is quantized is tried on calibration samples instead: random numbers say nothing of it.
 
         Raises:
             InvalidInput: the original does not run on the examples. If it is the random inputs that
                 it does not run on, those are left out, with a note.
         """
-        run = _reference(captured, self.threads)
+        run = reference(captured, self.threads)
         found = [run(inputs)]
+        if self.quantizes:
+            data = next(iter(self.context.data.values()), ())
+            given = list(islice(data, SAMPLES))
+            self.tried += [f"calibration sample {k + 1}" for k in range(len(given))]
+            return found + [run([to_torch(array) for array in sample]) for sample in given]
+        self.tried += [f"seed {seed}" for seed in SEEDS]
         sizes = [None] * (len(SEEDS) - 1) + [other_sizes(captured.program, inputs)]
         for seed, size in zip(SEEDS, sizes, strict=True):
             try:
@@ -126,6 +131,20 @@ class Job:
         return [one if one.detail else replace(one, tolerance=float_info.max) for one in errors]
 
     @property
+    def quantizes(self) -> bool:
+        """Whether the pipeline quantizes."""
+        return any(isinstance(one, Quantize) for one in self.passes)
+
+    def without_quantization(self) -> "Job":
+        """The same job in float, with a report of its own."""
+        passes = [one for one in self.passes if not isinstance(one, Quantize)]
+        kept = {one.name for one in passes}
+        exclude = self.exclude
+        if isinstance(exclude, Mapping):
+            exclude = {n: texts for n, texts in exclude.items() if n.replace("_", "-") in kept}
+        return Job(passes, exclude, None, None, None, Report(), self.threads)
+
+    @property
     def unbounded(self) -> list[str]:
         """The lossy passes, where the caller names no bound: any finite error of theirs will do."""
         if self.rtol is not None or self.atol is not None:
@@ -141,7 +160,7 @@ class Job:
         """
         self.report.errors = errors
         worst = max((error.relative for error in errors), default=0.0)
-        on = "examples" + "".join(f", seed {seed}" for seed in SEEDS[: len(batches) - 1])
+        on = ", ".join(["examples", *self.tried[: len(batches) - 1]])
         self.report.verified = (
             f"{len(errors)} outputs on {len(batches)} input sets ({on}) {where}; "
             f"worst relative error {worst:.2e}"
@@ -152,50 +171,6 @@ class Job:
         if self.unbounded:
             self.report.errors = [replace(error, tolerance=inf) for error in errors]
             self.report.verified += f", not bounded: {', '.join(self.unbounded)} is lossy"
-
-
-def _reference(captured: Captured, threads: int) -> Callable[[Sequence[torch.Tensor]], Batch]:
-    """The model as it was taken in, as a function from inputs to a batch."""
-    call, program = captured.reference, captured.program
-    if call is not None:
-        return lambda tensors: Batch(_arrays(tensors), _arrays(call(tensors)))
-    run = runner(program, threads)
-    return lambda tensors: Batch(_arrays(tensors), run(_arrays(tensors)))
-
-
-def _arrays(tensors: Sequence[torch.Tensor]) -> Arrays:
-    return [to_numpy(tensor) for tensor in tensors]
-
-
-def lift(program: ExportedProgram | ir.Model) -> Graph:
-    """The graph view of either kind of program."""
-    return onnx_view.lift(program) if isinstance(program, ir.Model) else fx.lift(program)
-
-
-def runner(program: ExportedProgram | ir.Model, threads: int = 0) -> Runner:
-    """A program as a function on flat arrays.
-
-    ONNX runs on ONNX Runtime, or on the reference evaluator where ONNX Runtime lacks a kernel
-    (float64 attention); an ExportedProgram on eager torch.
-    """
-    if not isinstance(program, ir.Model):
-        return lift(program).run
-    try:
-        return Session(program, choice=SessionChoice(threads=threads)).run_arrays
-    except InvalidModel as error:
-        return _evaluator(program, error)
-
-
-def _evaluator(model: ir.Model, why: InvalidModel) -> Runner:
-    graph = lift(model)
-
-    def run(arrays: Sequence[np.ndarray]) -> Arrays:
-        try:
-            return graph.run(list(arrays))
-        except Exception as error:
-            raise InvalidModel(f"{why}; the reference evaluator fails too: {error}") from error
-
-    return run
 
 
 def find_guilty(job: Job, original: Any, batches: Sequence[Batch]) -> tuple[str | None, str, str]:
@@ -209,7 +184,8 @@ def find_guilty(job: Job, original: Any, batches: Sequence[Batch]) -> tuple[str 
     graph = lift(original)
     kept_off = exclusions(graph, job.passes, job.exclude)
     for one in job.passes:
-        report = run_pass(graph, one, kept_off.get(one.name, ()))
+        settled = one.settled(graph, job.context)
+        report = run_pass(graph, settled, kept_off.get(one.name, ()))
         try:
             errors = check(runner(graph.binding.lower(graph), job.threads))
         except InvalidGraph:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..passes.base import Refusal
+from ..passes.base import LayerQuality, Refusal
 from ..passes.report import OutputError, PassReport, Report, Size
 
 NUMBERS = ("max_abs", "peak", "tolerance", "snr_db")
@@ -24,12 +24,20 @@ def report_of(plain: Mapping[str, Any]) -> Report:
 
 
 def _pass_report(entry: Mapping[str, Any]) -> PassReport:
-    given = {key: value for key, value in entry.items() if key not in ("reasons", "refused")}
+    rest = ("reasons", "refused", "layers")
+    given = {key: value for key, value in entry.items() if key not in rest}
     refused = [
         (one["site"], Refusal(**{key: one[key] for key in ("reason", "node", "detail")}))
         for one in entry["refused"]
     ]
-    return PassReport(**given, refused=refused)
+    layers = [_layer(one) for one in entry.get("layers", ())]
+    return PassReport(**given, refused=refused, layers=layers)
+
+
+def _layer(entry: Mapping[str, Any]) -> LayerQuality:
+    ratios = ("weight_snr_db", "output_snr_db", "alone_snr_db")
+    numbers = {name: float(entry[name]) for name in ratios if name in entry}
+    return LayerQuality(**{**entry, **numbers, "notes": tuple(entry["notes"])})
 
 
 def _output_error(entry: Mapping[str, Any]) -> OutputError:

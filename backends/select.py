@@ -17,6 +17,7 @@ from ..passes.registry import resolve
 from ..passes.report import OutputError
 from ..verify import Runner, first_violation
 from .choices import Choice, SessionChoice
+from .integer_products import integer_products
 from .measure import interleaved, medians
 from .onnxruntime import Session
 from .ort_forms import fused
@@ -159,7 +160,7 @@ def build(form: str, lowered: ir.Model) -> ir.Model:
     run_passes(graph, resolve(specs))
     model = graph.binding.lower(graph)
     assert isinstance(model, ir.Model)
-    packed = packed_heads(model)
+    packed = integer_products(packed_heads(model))
     return fused(packed) if "skip norms" in form else packed
 
 

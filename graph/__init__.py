@@ -1,6 +1,18 @@
 """The one view of a model, and the vocabulary it is lifted to. Loads no framework."""
 
-from .graph import Binding, Graph
-from .value import Constant, Dim, Op, Shape, Value, is_float
+from .binding import Binding, Compute
+from .graph import Graph
+from .value import Constant, Dim, Op, Shape, Value, bits_of, is_float
 
-__all__ = ["Binding", "Constant", "Dim", "Graph", "Op", "Shape", "Value", "is_float"]
+__all__ = [
+    "Binding",
+    "Compute",
+    "Constant",
+    "Dim",
+    "Graph",
+    "Op",
+    "Shape",
+    "Value",
+    "bits_of",
+    "is_float",
+]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 from .movement_ops import Reshape
-from .value import Dim, Op, Value
+from .value import Dim, Op, Value, bits_of
 
 Sizes = Mapping[str, int]
 """Numbers for symbolic dimensions, by name."""
@@ -54,7 +54,7 @@ class Extents:
         """Size of a value; 0 for what is no tensor, or of unknown shape."""
         if value is None or value.dtype is None:
             return 0
-        return self.elements(value) * value.dtype.itemsize
+        return -(-self.elements(value) * bits_of(value.dtype) // 8)
 
     def learn(self, op: Op) -> None:
         """Take the one new name in a reshape's result for what it must be.

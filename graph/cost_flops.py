@@ -6,7 +6,8 @@ graph does not change its count by more than what happens once a row:
 
     per element   LayerNorm 5, RMSNorm 3, CRMSNorm 4, each +1 for a scale and for a shift;
                   Softmax 5; gelu 5, gelu_tanh 8, silu 2; variance 4, other reductions 1;
-                  BatchNorm 2; any other pointwise function 1
+                  BatchNorm 2; Quantize 2, Dequantize 1, each +1 for a zero point;
+                  DynamicQuantize 5; any other pointwise function 1
     Attention     2·B·H·S·T·(D + E) for both products; 6 per score for scaling and softmax, +1 where
                   there is a mask or it is causal. A causal mask spares no products: runtimes differ
 
@@ -22,10 +23,13 @@ from .ops import (
     Attention,
     BatchNorm,
     Conv,
+    Dequantize,
+    DynamicQuantize,
     Elementwise,
     Linear,
     MatMul,
     Norm,
+    Quantize,
     Reduce,
     Softmax,
 )
@@ -96,6 +100,22 @@ def _(op: Elementwise, extents: Extents) -> int:
     if not any(value is not None and value.is_float for value in (*op.inputs, op.output)):
         return 0
     return COMPOSED.get(op.fn, 1) * extents.elements(op.output)
+
+
+@flops_of.register
+def _(op: Quantize, extents: Extents) -> int:
+    return (2 + (op.zero_point is not None)) * extents.elements(op.x)
+
+
+@flops_of.register
+def _(op: Dequantize, extents: Extents) -> int:
+    return (1 + (op.zero_point is not None)) * extents.elements(op.x)
+
+
+@flops_of.register
+def _(op: DynamicQuantize, extents: Extents) -> int:
+    """Minimum and maximum, then quotient, rounding and zero point."""
+    return 5 * extents.elements(op.x)
 
 
 @flops_of.register

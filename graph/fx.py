@@ -16,7 +16,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from ..errors import ExportError
-from . import fx_lower, fx_run
+from . import fx_lower, fx_probe, fx_run
+from .binding import Compute
 from .fx_call import Call, Operand, attribute_of, bind, is_taken_apart
 from .fx_rules import RULES
 from .fx_signature import stored, written_targets
@@ -51,6 +52,10 @@ class FxBinding:
         """Lower the graph and run it on the user inputs, flat and in order."""
         return fx_run.run(self.lower(graph), inputs)
 
+    def probe(self, graph: Graph, outputs: Sequence[Value], inputs: Sequence[Value]) -> Compute:
+        """The function from the arrays of `inputs` to those of `outputs`, run by eager torch."""
+        return fx_probe.probe(graph, self.program, outputs, inputs)
+
 
 def lift(program: ExportedProgram) -> Graph:
     """The graph of a program, with every weight shared; linear in the number of nodes."""
@@ -82,6 +87,7 @@ class _Lift:
     def __init__(self, program: ExportedProgram) -> None:
         self.program = program
         self.values: dict[fx.Node, Value] = {}
+        self.narrowed: dict[tuple[Value, np.dtype], Value] = {}
         self.graph = Graph(FxBinding(program), name="program")
         for node in program.graph.nodes:
             self.graph.reserve(node.name)
@@ -126,11 +132,13 @@ class _Lift:
         _settle(op, call.operands)
         op.name, op.scope = node.name, scope_of(node)
         op.source = None if call.respelled else node
-        op.outputs = self._results(node, isinstance(op, Opaque | TopK))
+        op.outputs = self._held(call) or self._results(node, isinstance(op, Opaque | TopK))
+        if call.dtype is not None:
+            op.output.dtype = call.dtype
         self.graph.append(op)
 
     def _call(self, node: fx.Node) -> Call:
-        call = Call(node, self.graph, {})
+        call = Call(node, self.graph, {}, narrowed=self.narrowed)
 
         def occurrence(found: fx.Node) -> Any:
             if found not in self.values:
@@ -165,6 +173,14 @@ class _Lift:
         for user in takers:
             self.values[user] = results[user.args[1]]  # type: ignore[index]
         return results if whole or len(_returns(node)) <= 1 else results[:1]
+
+    def _held(self, call: Call) -> list[Value]:
+        """The results that a rule found in other nodes than its own."""
+        results = []
+        for nodes in call.results:
+            results.append(self._value(nodes[-1], nodes[-1].meta["val"], nodes[-1].name))
+            self.values.update(dict.fromkeys(nodes, results[-1]))
+        return results
 
     def _outputs(self) -> None:
         (output,) = (node for node in self.program.graph.nodes if node.op == "output")
@@ -206,6 +222,8 @@ def _settle(op: Op, operands: list[Operand]) -> None:
 
 def _overload(node: fx.Node) -> str:
     name = str(node.target)
+    if name.startswith("quantized_decomposed."):
+        return name
     return name.removeprefix("aten.") if name.startswith("aten.") else ""
 
 

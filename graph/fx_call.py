@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -49,6 +49,10 @@ class Call:
         args: every argument by its schema name, defaults included; nodes are `Operand`s.
         operands: the occurrences of nodes in the arguments, in order.
         respelled: whether the rule left out an argument of the node (see `forget`).
+        dtype: the result's element type, where it is narrower than what torch keeps it in.
+        results: the nodes that hold each result, where those are not of this node alone; all of
+            one result's mean the same, and the last one is read.
+        narrowed: constants of the graph in narrower types than torch keeps them in.
     """
 
     node: fx.Node
@@ -56,6 +60,9 @@ class Call:
     args: dict[str, Any]
     operands: list[Operand] = field(default_factory=list)
     respelled: bool = False
+    dtype: np.dtype | None = None
+    results: list[list[fx.Node]] = field(default_factory=list)
+    narrowed: dict[tuple[Value, np.dtype], Value] = field(default_factory=dict)
 
     def forget(self, name: str) -> None:
         """Drop an operand whose elements are not read, only its static shape.
@@ -102,6 +109,18 @@ class Call:
     def literal(self, number: float, dtype: np.dtype) -> Value:
         """A 0-d constant for a number that the call spells out."""
         return self.graph.constant(np.array(number).astype(dtype), f"{self.node.name}_scalar")
+
+
+class Writer(Protocol):
+    """What hands out the nodes of a graph under construction."""
+
+    def node(self, value: Value) -> fx.Node:
+        """The node of a value."""
+        ...
+
+    def body(self, node: fx.Node) -> fx.Node:
+        """The node of a higher-order operator's body."""
+        ...
 
 
 Rule = Callable[[Call], Op | None]

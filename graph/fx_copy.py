@@ -11,10 +11,10 @@ from .fx_tensor import signature_of
 from .value import Op, Value
 
 if TYPE_CHECKING:
-    from .fx_lower import Lowering
+    from .fx_call import Writer
 
 
-def copied_arguments(op: Op, lowering: "Lowering") -> tuple[Any, Any] | None:
+def copied_arguments(op: Op, lowering: "Writer") -> tuple[Any, Any] | None:
     """Arguments for a copy of the op's node; None where the op must be written anew."""
     values = occurrences(op)
     if values is None:
@@ -67,7 +67,7 @@ def _val(leaf: Any) -> Any:
     return leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf
 
 
-def _replacement(found: fx.Node, value: Value, lowering: "Lowering") -> Any:
+def _replacement(found: fx.Node, value: Value, lowering: "Writer") -> Any:
     """The new argument: a number where the node took a symbolic one that is known by now."""
     symbolic = not isinstance(found.meta.get("val"), torch.Tensor)
     if symbolic and value.constant is not None and value.shape == ():

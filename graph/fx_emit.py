@@ -7,9 +7,11 @@ the op has several. Whether a result is an fx node or a real tensor is the emitt
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from ..errors import InvalidGraph
+from .fx_emit_quant import QUANT_RULES
 from .fx_emit_shape import SHAPE_RULES
 from .fx_emit_tokens import TOKEN_RULES
 from .fx_rules_pointwise import COMPARISONS
@@ -40,6 +42,10 @@ class Emitter(Protocol):
 
     def arg(self, index: int) -> Any:
         """Operand `index` of the op; None where absent."""
+        ...
+
+    def constant(self, array: np.ndarray, hint: str) -> Any:
+        """A constant that the vocabulary does not have."""
         ...
 
     def literal(self, index: int) -> Any:
@@ -220,6 +226,7 @@ RULES: dict[type[Op], Callable[[Any, Emitter], Any]] = {
     Norm: _norm,
     Reduce: _reduce,
     Softmax: _softmax,
+    **QUANT_RULES,
     **SHAPE_RULES,
     **TOKEN_RULES,
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch._guards import detect_fake_mode
@@ -21,13 +22,13 @@ from .fx_call import is_taken_apart
 from .fx_copy import copied_arguments, same_inputs
 from .fx_emit import emit
 from .fx_signature import Placeholders, output_list, replaced_call_graph
-from .fx_tensor import torch_dtype
+from .fx_tensor import storage_dtype
 from .graph import Graph
-from .value import Op, Value
+from .value import Constant, Op, Value
 
 aten = torch.ops.aten
 # Passes may change the strides of what a view reads; a reshape gives the same elements regardless.
-_ROBUST: dict[Any, Any] = {
+ROBUST: dict[Any, Any] = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
 }
@@ -111,7 +112,7 @@ class Lowering:
 
     def _copy(self, op: Op, args: Any, kwargs: Any) -> None:
         source: fx.Node = op.source
-        target = _ROBUST.get(source.target, source.target)
+        target = ROBUST.get(source.target, source.target)
         node = self.graph.create_node("call_function", target, args, kwargs, source.name)
         node.meta = copy.copy(source.meta)
         # A node that makes unbacked symbols must keep them: later shapes mention them by name.
@@ -157,6 +158,11 @@ class NodeEmitter:
         value = self.op.operand(index)
         return None if value is None else self.lowering.node(value)
 
+    def constant(self, array: np.ndarray, hint: str) -> fx.Node:
+        payload = Constant.of(array)
+        name = f"{self.op.output.name}_{hint}"
+        return self.lowering.node(Value(name, payload.shape, payload.dtype, constant=payload))
+
     def literal(self, index: int) -> Any:
         value = self.op.operand(index)
         if value is None or value.constant is None or value.shape != ():
@@ -167,7 +173,7 @@ class NodeEmitter:
         """The node of a result: of the promised type, and under the value's name."""
         val = node.meta.get("val")
         if value.dtype is not None and isinstance(val, torch.Tensor):
-            dtype = torch_dtype(value.dtype)
+            dtype = storage_dtype(value.dtype)
             if val.dtype != dtype:
                 node = self.call(aten._to_copy.default, node, dtype=dtype)
         if node.name.startswith(f"{self.op.output.name}_part"):

@@ -10,6 +10,7 @@ import torch
 
 from .fx_call import Call, Operand, Rule, ints
 from .fx_rules_pointwise import POINTWISE
+from .fx_rules_quant import QUANTIZED
 from .fx_rules_shape import MOVEMENT
 from .fx_rules_tokens import TOKENS
 from .ops import Attention, BatchNorm, Conv, Linear, MatMul, Norm, Reduce, Softmax
@@ -161,6 +162,7 @@ _CONVS = ("conv1d", "conv2d", "conv3d")
 RULES: dict[str, Rule] = {
     **POINTWISE,
     **MOVEMENT,
+    **QUANTIZED,
     **TOKENS,
     "linear.default": _linear,
     "addmm.default": _addmm,
@@ -193,4 +195,5 @@ RULES: dict[str, Rule] = {
         for overload in ("default", "dim")
     },
 }
-"""The rule of each ATen overload in the vocabulary, by its name without the "aten." prefix."""
+"""The rule of each ATen overload in the vocabulary, by its name without the "aten." prefix, and of
+those of torch's quantized_decomposed by their full name."""

@@ -13,8 +13,9 @@ from .fx_call import is_taken_apart
 from .fx_copy import is_body
 from .fx_emit import emit
 from .fx_signature import stored
-from .fx_tensor import to_numpy, to_torch
-from .value import Op
+from .fx_tensor import to_numpy, to_torch, torch_dtype
+from .ops import DynamicQuantize, Quantize
+from .value import Op, Value
 
 
 def evaluate(
@@ -22,6 +23,8 @@ def evaluate(
 ) -> list[np.ndarray]:
     """The op's results; if `wide`, floats in float64 where the operator allows it."""
     tensors = [None if array is None else to_torch(np.asarray(array)) for array in arrays]
+    if isinstance(op, Quantize | DynamicQuantize):  # those take no float64
+        tensors = [_narrowed(t, v) for t, v in zip(tensors, op.inputs, strict=False)]
     with torch.no_grad():
         if wide and all(output.is_float for output in op.outputs):
             try:
@@ -88,6 +91,9 @@ class _Immediate:
     def arg(self, index: int) -> torch.Tensor | None:
         return self.tensors[index] if index < len(self.tensors) else None
 
+    def constant(self, array: np.ndarray, hint: str) -> torch.Tensor:
+        return to_torch(array)
+
     def literal(self, index: int) -> Any:
         tensor = self.arg(index)
         return None if tensor is None or tensor.ndim else tensor.item()
@@ -95,6 +101,12 @@ class _Immediate:
 
 def _widened(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return tensor.double() if tensor is not None and tensor.is_floating_point() else tensor
+
+
+def _narrowed(tensor: torch.Tensor | None, value: Value | None) -> torch.Tensor | None:
+    if tensor is None or value is None or value.dtype is None or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch_dtype(value.dtype))
 
 
 def _array(result: Any) -> np.ndarray:

@@ -37,6 +37,15 @@ _TO_NUMPY = _NATIVE | {ours: theirs for ours, (theirs, _) in _EXTENSIONS.items()
 _TO_TORCH = {theirs: ours for ours, theirs in _TO_NUMPY.items()}
 
 
+_CARRIERS = {
+    np.dtype(ml_dtypes.int4): torch.int8,
+    np.dtype(ml_dtypes.int2): torch.int8,
+    np.dtype(ml_dtypes.uint4): torch.uint8,
+    np.dtype(ml_dtypes.uint2): torch.uint8,
+}
+"""What holds the codes that torch has no arithmetic for."""
+
+
 def numpy_dtype(dtype: torch.dtype) -> np.dtype | None:
     """The numpy dtype of a torch one; None where numpy and ml_dtypes have none."""
     return _TO_NUMPY.get(dtype)
@@ -45,6 +54,24 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype | None:
 def torch_dtype(dtype: np.dtype) -> torch.dtype:
     """The torch dtype of a numpy one."""
     return _TO_TORCH[np.dtype(dtype)]
+
+
+def storage_dtype(dtype: np.dtype) -> torch.dtype:
+    """The torch dtype that holds a numpy one: integers of less than a byte take a whole one.
+
+    Raises:
+        TypeError: torch has no such type.
+    """
+    dtype = np.dtype(dtype)
+    found = _CARRIERS.get(dtype) or _TO_TORCH.get(dtype)
+    if found is None:
+        raise TypeError(f"expected an element type that torch has, got {dtype.name}")
+    return found
+
+
+def as_dtype(result: Any, dtype: torch.dtype) -> Any:
+    """A result in this type; what is no tensor stays as it is."""
+    return result.to(dtype) if isinstance(result, torch.Tensor) else result
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -62,7 +89,9 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
         array = np.ascontiguousarray(array)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    dtype = torch_dtype(array.dtype)
+    if array.dtype in _CARRIERS:
+        array = array.astype(_NATIVE[_CARRIERS[array.dtype]])
+    dtype = storage_dtype(array.dtype)
     with warnings.catch_warnings():
         # Nothing writes to what a view of the model hands out, so read-only memory is safe here.
         warnings.filterwarnings("ignore", message=".*not writable")

@@ -7,32 +7,12 @@ edit costs O(1) and a walk stays valid while the op it stands on is erased.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from .binding import Binding, Compute
 from .value import Constant, Op, Shape, Value
-
-
-class Binding(Protocol):
-    """What a graph needs from the IR that it wraps."""
-
-    frontend: str
-
-    def evaluate(
-        self, op: Op, arrays: "Sequence[np.ndarray | None]", *, wide: bool = True
-    ) -> list[np.ndarray]:
-        """Run one op on constant operands, if `wide` in float64 where the op allows."""
-        ...
-
-    def lower(self, graph: "Graph") -> Any:
-        """Write the graph back as a program of the IR; the original program stays as it is."""
-        ...
-
-    def run(self, graph: "Graph", inputs: "Sequence[np.ndarray]") -> list[np.ndarray]:
-        """Execute the graph with the IR's own reference evaluator."""
-        ...
-
 
 OpT = TypeVar("OpT", bound=Op)
 
@@ -88,6 +68,17 @@ class Graph:
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Execute the graph as it stands, with the IR's own reference evaluator."""
         return self.binding.run(self, inputs)
+
+    def probe(self, outputs: Sequence[Value], inputs: Sequence[Value] | None = None) -> Compute:
+        """A function from the arrays of `inputs` (the graph's by default) to those of `outputs`.
+
+        It computes what lies between, as the graph is now, and is made once to be called often.
+        Constants and inputs may be asked for too.
+
+        Raises:
+            ValueError: an output depends on a graph input that `inputs` leaves open.
+        """
+        return self.binding.probe(self, outputs, self.inputs if inputs is None else inputs)
 
     # -- editing ---------------------------------------------------------------------------------
 

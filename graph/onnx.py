@@ -4,7 +4,6 @@ Local functions are inlined and missing shapes inferred on a copy that shares ev
 model given stays as it is and no weight is read.
 """
 
-import ast
 from collections.abc import Sequence
 from itertools import count
 
@@ -13,19 +12,22 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import InvalidModel
-from . import onnx_rules, onnx_rules_shape, onnx_rules_tokens
+from . import onnx_rules, onnx_rules_quant, onnx_rules_shape, onnx_rules_tokens
+from .binding import Compute
 from .graph import Graph
 from .onnx_copy import captures, values_of
 from .onnx_evaluate import evaluate
 from .onnx_lower import Declared, lower
 from .onnx_node import RULES, NodeView
+from .onnx_parts import complete_shape, constant_tensor, scope
+from .onnx_probe import Engine, probe, reference
 from .onnx_reference import run
 from .onnx_tensor import constant_of
-from .ops import Elementwise, Norm, Opaque
-from .shapes import broadcast
+from .ops import Opaque
 from .value import Op, Shape, Value
 
-_ = onnx_rules, onnx_rules_shape, onnx_rules_tokens  # importing them fills the table
+# Importing them fills the table.
+_ = onnx_rules, onnx_rules_quant, onnx_rules_shape, onnx_rules_tokens
 
 RANDOM = {
     "Bernoulli",
@@ -44,14 +46,18 @@ class OnnxBinding:
     Attributes:
         model: the prepared copy (functions inlined, shapes inferred) that the ops' sources live in.
         outputs: what the model given says of its outputs, which inference may say better.
+        engine: what probes run on; onnx.reference unless the lift is given another.
         opset: version of the standard operator set that the lowered model will import.
     """
 
     frontend = "onnx"
 
-    def __init__(self, model: ir.Model, outputs: list[Declared]) -> None:
+    def __init__(
+        self, model: ir.Model, outputs: list[Declared], engine: Engine = reference
+    ) -> None:
         self.model = model
         self.outputs = outputs
+        self.engine = engine
 
     @property
     def opset(self) -> int:
@@ -71,16 +77,23 @@ class OnnxBinding:
         """Execute the graph with onnx.reference, in the graph's own element types."""
         return run(self.lower(graph), inputs)
 
+    def probe(self, graph: Graph, outputs: "Sequence[Value]", inputs: "Sequence[Value]") -> Compute:
+        """The function from the arrays of `inputs` to those of `outputs`, run by the engine."""
+        return probe(graph, self.model, self.engine, outputs, inputs)
+
 
 def opset_of(model: ir.Model) -> int:
     """Version of the standard operator set that a model imports."""
     return model.opset_imports.get("", 1)
 
 
-def lift(model: ir.Model) -> Graph:
-    """The graph of a model, one op per node; no tensor is read but small shape operands."""
+def lift(model: ir.Model, engine: Engine = reference) -> Graph:
+    """The graph of a model, one op per node; no tensor is read but small shape operands.
+
+    `engine` runs the graph's probes.
+    """
     outputs = [Declared(value.shape, value.type) for value in model.graph.outputs]
-    return _Lift(OnnxBinding(_prepared(model), outputs)).graph()
+    return _Lift(OnnxBinding(_prepared(model), outputs, engine)).graph()
 
 
 def _prepared(model: ir.Model) -> ir.Model:
@@ -160,7 +173,7 @@ class _Lift:
         )
 
     def _node(self, node: ir.Node) -> None:
-        tensor = _constant_tensor(node)
+        tensor = constant_tensor(node)
         if tensor is not None:
             _attach(self._value(node.outputs[0]), tensor)
             return
@@ -170,9 +183,9 @@ class _Lift:
         self.result.pinned.update(captured)
         op = self._read(node, inputs, outputs)
         op.inputs, op.outputs = [*inputs, *captured], outputs
-        op.name, op.scope, op.source = node.name or node.op_type.lower(), _scope(node), node
+        op.name, op.scope, op.source = node.name or node.op_type.lower(), scope(node), node
         op.lifted_inputs = tuple(op.inputs)
-        _complete_shape(op)
+        complete_shape(op)
         self.result.append(op)
 
     def _read(self, node: ir.Node, inputs: "list[Value | None]", outputs: list[Value]) -> Op:
@@ -197,48 +210,3 @@ def _dtype(source: ir.Value) -> np.dtype | None:
     if source.type.dtype == ir.DataType.UNDEFINED:
         return None
     return source.type.dtype.numpy()
-
-
-def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
-    """The tensor of a Constant node."""
-    if (node.domain, node.op_type) != ("", "Constant") or len(node.attributes) != 1:
-        return None
-    attribute = next(iter(node.attributes.values()))
-    if attribute.name == "value":
-        return attribute.as_tensor()
-    if attribute.name in ("value_int", "value_ints"):
-        return ir.Tensor(np.array(attribute.value, np.int64))
-    if attribute.name in ("value_float", "value_floats"):
-        return ir.Tensor(np.array(attribute.value, np.float32))
-    return None
-
-
-def _scope(node: ir.Node) -> str:
-    """Dotted path of the module that a node was exported from."""
-    props = node.metadata_props
-    try:
-        scopes = ast.literal_eval(props.get("pkg.torch.onnx.name_scopes", "[]"))
-    except (ValueError, SyntaxError):
-        scopes = []
-    if len(scopes) > 1:
-        return str(scopes[-2])
-    if "namespace" in props:
-        parts = [part.split(":")[0].strip() for part in props["namespace"].split("/")]
-        return parts[-2] if len(parts) > 1 else ""
-    if node.name and node.name.startswith("/"):  # the TorchScript exporter's habit
-        return ".".join(node.name.split("/")[1:-1])
-    return ""
-
-
-def _complete_shape(op: Op) -> None:
-    """Fill in what ONNX cannot infer: results of operators it has no schema for."""
-    if len(op.outputs) != 1 or op.output.shape is not None:
-        return
-    shapes = [value.shape for value in op.inputs if value is not None]
-    known = [shape for shape in shapes if shape is not None]
-    if isinstance(op, Norm):
-        op.output.shape, op.output.dtype = op.x.shape, op.output.dtype or op.x.dtype
-    elif isinstance(op, Elementwise) and op.fn in ("gelu", "gelu_tanh", "silu"):
-        if len(known) == len(shapes):
-            op.output.shape = broadcast(*known)
-        op.output.dtype = op.output.dtype or op.require(0).dtype

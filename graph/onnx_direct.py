@@ -10,12 +10,15 @@ from scipy.special import erf, expit
 from .ops import (
     Cast,
     Concat,
+    Dequantize,
+    DynamicQuantize,
     Elementwise,
     Expand,
     Gather,
     Identity,
     Linear,
     MatMul,
+    Quantize,
     Ref,
     Reshape,
     ShapeOf,
@@ -26,6 +29,7 @@ from .ops import (
     Unbind,
     Unsqueeze,
 )
+from .quant_numbers import dequantized, dynamically_quantized, quantized
 from .value import Op
 
 Arrays = Sequence[np.ndarray | None]
@@ -151,10 +155,30 @@ def _unbind(op: Unbind, arrays: Arrays) -> list[np.ndarray]:
     return list(np.moveaxis(_at(arrays, 0), op.axis, 0))
 
 
+def _quantize(op: Quantize, arrays: Arrays) -> np.ndarray:
+    x, scale, zero_point = (*arrays, None)[:3]
+    assert x is not None
+    assert scale is not None
+    assert op.output.dtype is not None
+    return quantized(x, scale, zero_point, op.output.dtype, op.axis, op.block)
+
+
+def _dequantize(op: Dequantize, arrays: Arrays) -> np.ndarray:
+    codes, scale, zero_point = (*arrays, None)[:3]
+    assert codes is not None
+    assert scale is not None
+    wide = scale.dtype == np.float64
+    dtype = scale.dtype if wide else op.output.dtype or scale.dtype
+    return dequantized(codes, scale, zero_point, dtype, op.axis, op.block)
+
+
 DIRECT: dict[type[Op], Callable[..., Any]] = {
     Elementwise: _elementwise,
     MatMul: lambda op, arrays: arrays[0] @ arrays[1],
     Linear: _linear,
+    Quantize: _quantize,
+    Dequantize: _dequantize,
+    DynamicQuantize: lambda op, arrays: list(dynamically_quantized(arrays[0])),
     Reshape: _reshape,
     Expand: _expand,
     Transpose: lambda op, arrays: np.transpose(arrays[0], op.perm),

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from . import onnx_emit_norm, onnx_emit_shape, onnx_emit_tokens
+from . import onnx_emit_norm, onnx_emit_quant, onnx_emit_shape, onnx_emit_tokens
 from .graph import Graph
 from .onnx_build import Builder
 from .onnx_copy import copy_node, is_copyable, values_of
 from .onnx_emit import emit
+from .onnx_names import Names
 from .onnx_tensor import tensor_of
 from .ops import Opaque
 from .value import Constant, Op, Value
 
-_ = onnx_emit_norm, onnx_emit_shape, onnx_emit_tokens  # importing them fills the table
+# Importing them fills the table.
+_ = onnx_emit_norm, onnx_emit_quant, onnx_emit_shape, onnx_emit_tokens
 
 
 @dataclass(frozen=True)
@@ -30,32 +32,17 @@ class Declared:
 
 def lower(graph: Graph, model: ir.Model, outputs: list[Declared]) -> ir.Model:
     """A new model for `graph`, which was lifted from `model`."""
-    return _Writer(graph, model, outputs).model()
+    return Writer(graph, model, outputs).model()
 
 
-class _Names:
-    """Hands out names that nothing in the model has yet."""
-
-    def __init__(self) -> None:
-        self.taken: dict[str, int] = {}
-
-    def fresh(self, hint: str) -> str:
-        count = self.taken.get(hint)
-        if count is None:
-            self.taken[hint] = 0
-            return hint
-        self.taken[hint] = count + 1
-        return self.fresh(f"{hint}_{count + 1}")
-
-
-class _Writer:
-    """One lowering."""
+class Writer:
+    """One lowering: what was written so far."""
 
     def __init__(self, graph: Graph, model: ir.Model, outputs: list[Declared]) -> None:
         self.graph = graph
         self.old = model
         self.declared = outputs
-        self.names, self.node_names = _Names(), _Names()
+        self.names, self.node_names = Names(), Names()
         self.values: dict[Value, ir.Value] = {}
         self.nodes: list[ir.Node] = []
         self.inputs: dict[ir.Value, ir.Value] = {}
@@ -66,7 +53,7 @@ class _Writer:
     def model(self) -> ir.Model:
         self._boundary()
         for op in self.graph.ops:
-            self._op(op)
+            self.write(op)
         outputs = self._outputs()
         inputs = [self.inputs[v] for v in self.old.graph.inputs if v in self.inputs]
         used = [v for v in self.initializers if v.uses() or v in inputs or v.is_graph_output()]
@@ -81,7 +68,7 @@ class _Writer:
             name=old.name,
             metadata_props=dict(old.metadata_props),
         )
-        return _like(self.old, graph)
+        return model_like(self.old, graph)
 
     # -- the boundary ----------------------------------------------------------------------------
 
@@ -92,13 +79,17 @@ class _Writer:
         known = [value.name or "" for value in self.old.graph.inputs]
         for name in (*known, *self.graph.output_names):
             self.names.taken.setdefault(name, 0)
+        self.reserve_inner_names()
+        for value, name in zip(self.graph.outputs, self.graph.output_names, strict=True):
+            if value.producer is not None and not is_overridable(value.producer):
+                self.claims.setdefault(value, name)
+
+    def reserve_inner_names(self) -> None:
+        """Let no value take a name that a control-flow body uses."""
         for body in list(self.old.graphs())[1:]:
             for inner in values_of(body):
                 self.names.taken.setdefault(inner.name or "", 0)
         self.names.taken.setdefault("", 0)
-        for value, name in zip(self.graph.outputs, self.graph.output_names, strict=True):
-            if value.producer is not None and not _overridable(value.producer):
-                self.claims.setdefault(value, name)
 
     def _input(self, value: Value) -> ir.Value:
         old = value.origin
@@ -121,7 +112,7 @@ class _Writer:
         return result
 
     def _output(self, value: Value, name: str) -> ir.Value:
-        source = self._read(value)
+        source = self.read(value)
         if source.name == name:
             return source
         node = ir.node("Identity", [source], name=self.node_names.fresh(f"{name}_identity"))
@@ -131,15 +122,17 @@ class _Writer:
 
     # -- values ----------------------------------------------------------------------------------
 
-    def _read(self, value: Value) -> ir.Value:
+    def read(self, value: Value) -> ir.Value:
+        """The value as ONNX has it; a constant becomes an initializer when first read."""
         found = self.values.get(value)
         if found is None:
             assert value.constant is not None, f"{value.name!r} is read before it is made"
             name = self.names.fresh(value.name)
-            found = self.values[value] = self._initializer(tensor_of(value.constant, name), name)
+            found = self.values[value] = self.initializer(tensor_of(value.constant, name), name)
         return found
 
-    def _initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    def initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        """A new initializer."""
         kind = ir.TensorType(tensor.dtype)
         value = ir.Value(
             name=name, shape=ir.Shape(tensor.shape.numpy()), type=kind, const_value=tensor
@@ -152,7 +145,7 @@ class _Writer:
         key = array.dtype.name, array.shape, array.tobytes()
         if key not in self.shared:
             name = self.names.fresh(hint)
-            self.shared[key] = self._initializer(ir.Tensor(array, name=name), name)
+            self.shared[key] = self.initializer(ir.Tensor(array, name=name), name)
         return self.shared[key]
 
     def _transposed(self, weight: Value) -> ir.Value | None:
@@ -165,17 +158,18 @@ class _Writer:
             constant.dtype,
         )
         name = self.names.fresh(f"{weight.name}_transposed")
-        return self._initializer(tensor_of(turned, name), name)
+        return self.initializer(tensor_of(turned, name), name)
 
     # -- ops -------------------------------------------------------------------------------------
 
-    def _op(self, op: Op) -> None:
-        if _overridable(op):
+    def write(self, op: Op) -> None:
+        """Write one op, as a copy where that says the same."""
+        if is_overridable(op):
             tensor = op.source.const_value
             self._input(op.output).const_value = tensor
             self.initializers.append(self.values[op.output])
             return
-        operands = [None if v is None else self._read(v) for v in op.inputs]
+        operands = [None if v is None else self.read(v) for v in op.inputs]
         if is_copyable(op):
             node = copy_node(op, operands)
             node.name = self.node_names.fresh(node.name) if node.name else node.name
@@ -211,11 +205,11 @@ class _Writer:
         if value.origin is not None:
             result.doc_string = value.origin.doc_string
             result.metadata_props.update(value.origin.metadata_props)
-        _describe(value, result)
+        describe(value, result)
         self.values[value] = result
 
 
-def _describe(value: Value, result: ir.Value) -> None:
+def describe(value: Value, result: ir.Value) -> None:
     """Type and shape of a result; dimension names that the lift made up are left out."""
     if value.dtype is not None:
         result.type = ir.TensorType(ir.DataType.from_numpy(value.dtype))
@@ -229,11 +223,12 @@ def _made_up(dim: int | str) -> bool:
     return isinstance(dim, str) and dim.startswith("?")
 
 
-def _overridable(op: Op) -> bool:
+def is_overridable(op: Op) -> bool:
+    """Whether the op stands for an initializer that a caller may override."""
     return isinstance(op, Opaque) and isinstance(op.source, ir.Value)
 
 
-def _like(old: ir.Model, graph: ir.Graph) -> ir.Model:
+def model_like(old: ir.Model, graph: ir.Graph) -> ir.Model:
     """A model around `graph` that says of itself what the old one said."""
     return ir.Model(
         graph,

@@ -1,6 +1,6 @@
 """Execute ONNX models with onnx.reference, for verification: slow, and right in float64."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnx.reference.ops.op_conv_transpose import ConvTranspose as OneGroup
 from scipy.special import erf
 
 from .onnx_node import MICROSOFT
+from .onnx_reference_quant import QUANTIZATION
 
 
 class SimplifiedLayerNormalization(OpRun):
@@ -119,6 +120,7 @@ EXTRA: list[type[OpRun]] = [
     QuickGelu,
     GatherElements,
     ConvTranspose,
+    *QUANTIZATION,
 ]
 """Operators that exported models are full of and that the reference lacks or gets wrong."""
 
@@ -133,9 +135,20 @@ def run(model: ir.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return execute(proto, feeds)
 
 
+def compiled(model: ir.Model) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """A model that may be taken apart, to be executed often."""
+    required = [str(value.name) for value in model.graph.inputs]
+    weights = _detach(model)
+    evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=EXTRA)
+    return lambda arrays: _run(evaluator, dict(zip(required, arrays, strict=True)) | weights)
+
+
 def execute(proto: onnx.ModelProto, feeds: "dict[str, np.ndarray]") -> list[np.ndarray]:
     """The outputs of a model without initializers."""
-    evaluator = ReferenceEvaluator(proto, new_ops=EXTRA)
+    return _run(ReferenceEvaluator(proto, new_ops=EXTRA), feeds)
+
+
+def _run(evaluator: ReferenceEvaluator, feeds: "dict[str, np.ndarray]") -> list[np.ndarray]:
     with np.errstate(all="ignore"):
         results = evaluator.run(None, feeds)
     return [np.asarray(result) for result in results]

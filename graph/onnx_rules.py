@@ -17,6 +17,7 @@ from .ops import (
     Reduce,
     Softmax,
 )
+from .quant_ops import is_dequantized
 from .value import Op, Shape
 
 POINTWISE = {
@@ -91,6 +92,10 @@ def _quick_gelu(view: NodeView) -> Op | None:
 
 @rule("MatMul")
 def _matmul(view: NodeView) -> Op | None:
+    weight = view.operand(1)
+    if weight is not None and weight.rank == 2 and (view.rank(0) or 0) >= 2:
+        if is_dequantized(weight):
+            return Linear(layout="io")
     return MatMul()
 
 

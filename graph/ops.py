@@ -23,6 +23,7 @@ from .movement_ops import (
     Unbind,
     Unsqueeze,
 )
+from .quant_ops import Dequantize, DynamicQuantize, Quantize
 from .token_ops import Fill, Put, Range, Scatter, Sort, Take, TopK, Triangle
 from .value import Op
 from .weighted_ops import Affine, BatchNorm, Conv, Linear, Norm
@@ -35,6 +36,8 @@ __all__ = [
     "Cast",
     "Concat",
     "Conv",
+    "Dequantize",
+    "DynamicQuantize",
     "Elementwise",
     "Expand",
     "Fill",
@@ -45,6 +48,7 @@ __all__ = [
     "Norm",
     "Opaque",
     "Put",
+    "Quantize",
     "Range",
     "Reduce",
     "Ref",

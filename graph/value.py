@@ -10,6 +10,17 @@ Dim = int | str
 """One extent of a shape: a number, or the name of a symbolic (dynamic) dimension."""
 Shape = tuple[Dim, ...]
 
+NARROW = {
+    "int2": 2,
+    "uint2": 2,
+    "int4": 4,
+    "uint4": 4,
+    "float4_e2m1fn": 4,
+    "float6_e2m3fn": 6,
+    "float6_e3m2fn": 6,
+}
+"""Bits of the element types that are narrower than a byte."""
+
 
 class Constant:
     """A tensor known at compile time; its bytes are read only when `array` is called."""
@@ -36,7 +47,8 @@ class Constant:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        """Size in memory, elements of less than a byte packed."""
+        return -(-int(np.prod(self.shape, dtype=np.int64)) * bits_of(self.dtype) // 8)
 
     def array(self) -> np.ndarray:
         """The values, as a read-only view where the IR can give one (memory map, torch storage)."""
@@ -136,6 +148,11 @@ class Op:
         value = self.operand(index)
         assert value is not None, f"{self.kind} {self.name!r} lacks operand {index}"
         return value
+
+
+def bits_of(dtype: np.dtype) -> int:
+    """Bits of one element, packed: numpy gives every int4 a byte of its own."""
+    return NARROW.get(dtype.name, 8 * dtype.itemsize)
 
 
 def is_float(dtype: np.dtype) -> bool:

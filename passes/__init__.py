@@ -10,9 +10,11 @@ from .fold_constants import FoldConstants
 from .merge_linears import MergeLinears
 from .prune_tokens import PruneTokens
 from .push_tokens import PushTokens
+from .quantize import Quantize
 from .recenter import Recenter
 from .registry import DEFAULT, PASSES, available, parse, resolve
 from .report import Report
+from .rotate import Rotate
 
 __all__ = [
     "DEFAULT",
@@ -28,9 +30,11 @@ __all__ = [
     "Pass",
     "PruneTokens",
     "PushTokens",
+    "Quantize",
     "Recenter",
     "Refusal",
     "Report",
+    "Rotate",
     "available",
     "parse",
     "resolve",

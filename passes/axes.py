@@ -16,6 +16,7 @@ from ..graph.ops import (
     Cast,
     Concat,
     Conv,
+    Dequantize,
     Elementwise,
     Expand,
     Gather,
@@ -24,6 +25,7 @@ from ..graph.ops import (
     MatMul,
     Norm,
     Put,
+    Quantize,
     Reduce,
     Reshape,
     Slice,
@@ -78,6 +80,16 @@ def aligned(op: Op, operands: "range | tuple[int, ...]", axis: int, result: Valu
             return None
         found.append((index, own))
     return found
+
+
+@carried.register(Quantize)
+@carried.register(Dequantize)
+def _(op: Quantize | Dequantize, result: int, axis: int) -> Carried:
+    grid = [index for index in (1, 2) if op.operand(index) is not None]
+    if op.block:  # the grid has every axis of x; one position of it serves a block
+        return [(0, axis), *((index, axis) for index in grid)] if axis != op.axis else None
+    varying = [(index, 0) for index in grid if op.require(index).rank == 1]
+    return [(0, axis), *(varying if axis == op.axis else [])]
 
 
 @carried.register

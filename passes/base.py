@@ -5,10 +5,12 @@ learns and the rewrite needs travels in the site. The driver owns traversal, fix
 verification, timing and the report.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar  # noqa: TID251
+
+import numpy as np
 
 from ..graph import Graph, Op
 
@@ -40,8 +42,56 @@ class Refusal:
         return f"{self.reason}{where}" + (f" ({self.detail})" if self.detail else "")
 
 
+@dataclass(frozen=True)
+class LayerQuality:
+    """What a lossy pass made of one op.
+
+    Attributes:
+        name: of the op.
+        form: how it is computed now, e.g. "uint8 dynamic × int8".
+        method: how its weight was rounded, e.g. "mse+gptq".
+        bits: bits per weight, scales included.
+        weight_snr_db: 10·log₁₀(‖W‖²/‖W − Ŵ‖²).
+        output_snr_db: the same of y = W·x over the calibration data; nan when it was not measured.
+        notes: what else the user should know.
+        alone_snr_db: signal-to-noise ratio at the worst output of the model with only this op
+            quantized; nan when it was not measured.
+    """
+
+    name: str
+    form: str
+    method: str
+    bits: float
+    weight_snr_db: float
+    output_snr_db: float = float("nan")
+    notes: tuple[str, ...] = ()
+    alone_snr_db: float = float("nan")
+
+
+Timings = dict[str, float]
+"""Milliseconds by form: "float", "static", "dynamic"."""
+
+
+@dataclass
+class Context:
+    """What a caller of the passes offers them.
+
+    Attributes:
+        examples: flat inputs that the model was given with; [] if there are none.
+        time_products: times the forms of products (rows, I, O) on the target; None where nothing is
+            measured.
+        notes: what the user should know; passes may add to it.
+        data: calibration data that passes have opened, by the id of what they were given.
+    """
+
+    examples: "list[list[np.ndarray]]" = field(default_factory=list)
+    time_products: "Callable[[Sequence[tuple[int, int, int]]], list[Timings]] | None" = None
+    notes: list[str] = field(default_factory=list)
+    data: "dict[int, Iterable[list[np.ndarray]]]" = field(default_factory=dict)
+
+
 class Site(Protocol):
-    """A place where a pass applies."""
+    """A place where a pass applies. A lossy pass's site may have a `quality` (LayerQuality)."""
 
     @property
     def anchor(self) -> Op:
@@ -78,6 +128,9 @@ class Pass(Generic[S]):
 
     name: ClassVar[str] = ""
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
+    once: ClassVar[bool] = False
+    """One walk over the sites instead of as many as find something; a site may then depend on the
+    rewriting of those before it."""
 
     def match(self, graph: Graph) -> Iterator[S]:
         """Candidate sites, in topological order. Pure."""
@@ -94,6 +147,14 @@ class Pass(Generic[S]):
     def space(self, graph: Graph) -> tuple[Self, ...]:
         """The variants worth measuring on this graph; by default only this one."""
         return (self,)
+
+    def settled(self, graph: Graph, context: "Context") -> Self:
+        """The pass as it runs on `graph`, with what it leaves to its caller filled in."""
+        return self
+
+    def before(self) -> "tuple[AnyPass, ...]":
+        """Passes that have to run right before this one, as it was asked for."""
+        return ()
 
     @property
     def spec(self) -> str:

@@ -1,7 +1,8 @@
 """Change the basis of a residual stream: one linear map applied to everything that writes to it.
 
-`Recentred`, `Helmert` and `DropLast` are the maps; `apply_basis` edits the writers' weights, and
-puts an explicit op after the writers that have none. Each map works on the last axis in float64.
+`Recentred`, `Helmert` and `DropLast` are maps, and `Rotation` of orthogonal.py; `apply_basis` edits
+the writers' weights, and puts an explicit op after the writers that have none. Each map works on
+the last axis in float64.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from ..graph import Graph, Op, Shape, Value
-from ..graph.ops import Conv, Elementwise, Gather, Linear, Norm, Reduce, Slice, Transpose
+from ..graph import Graph, Op, Value
+from ..graph.ops import Conv, Elementwise, Gather, Linear, Norm, Reduce, Slice
 from .commuting import joined_operands
+from .explicit import insert_product, place, resized, width_of
 from .streams import Stream, Writer
 from .weights import row_axis
 
@@ -20,7 +22,11 @@ BLOCK_BYTES = 1 << 20
 
 
 class Basis(Protocol):
-    """A linear map of the feature axis; it maps a vector of equal numbers to zero."""
+    """A linear map of the feature axis.
+
+    Where the stream has flat writers, either it maps vectors of equal numbers to zero or they are
+    zero already.
+    """
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         """The map on the last axis of float64 rows [..., d] -> [..., d']."""
@@ -32,7 +38,7 @@ class Basis(Protocol):
 
 
 Tables = dict[tuple[Value, int, str], Value]
-"""Constants mapped so far, by (original, axis, basis), so that what was shared stays shared."""
+"""Constants mapped so far, by (original, axis, map), so that what was shared stays shared."""
 
 
 class Recentred:
@@ -62,9 +68,9 @@ class DropLast:
         return rows[..., :-1]
 
     def insert(self, graph: Graph, value: Value, axis: int) -> Value:
-        width = _width(value, axis)
+        width = width_of(value, axis)
         cut = Slice(inputs=[value], axes=(axis,), starts=(0,), ends=(width - 1,), steps=(1,))
-        shorter = _shortened(value.shape or (), axis, width - 1)
+        shorter = resized(value.shape or (), axis, width - 1)
         return place(graph, cut, value, shorter, "stream_shortened")
 
     def read_columns(self, rows: np.ndarray) -> np.ndarray:
@@ -90,35 +96,13 @@ class Helmert:
     def insert(self, graph: Graph, value: Value, axis: int) -> Value:
         """A Linear; of what `value` was recentred from, if it was, because Qᵀ(I − 11ᵀ/d) = Qᵀ."""
         source = recentred_from(value, axis) or value
-        width = _width(value, axis)
-        matrix = self.project(np.eye(width)).T.astype(value.dtype)  # [d − 1, d]
-        weight = graph.constant(matrix, "helmert")
-        shape = source.shape or ()
-        last = len(shape) - 1
-        perm = tuple(last if k == axis else axis if k == last else k for k in range(last + 1))
-        if axis != last:
-            turned = tuple(shape[k] for k in perm)
-            source = place(graph, Transpose(inputs=[source], perm=perm), source, turned)
-        turned = _shortened(source.shape or (), last, width - 1)
-        mapped = place(graph, Linear(inputs=[source, weight]), source, turned, "stream_compressed")
-        if axis == last:
-            return mapped
-        back = Transpose(inputs=[mapped], perm=perm)
-        return place(graph, back, mapped, _shortened(shape, axis, width - 1))
+        matrix = self.project(np.eye(width_of(value, axis))).T  # [d − 1, d]
+        return insert_product(graph, source, axis, matrix, ("helmert", "stream_compressed"))
 
     def read_columns(self, rows: np.ndarray) -> np.ndarray:
         """Columns W of a reader of √d·x/‖x‖, for one of √(d−1)·z/‖z‖ with z = Qᵀx."""
         width = rows.shape[-1]
         return self.project(rows) * np.sqrt(width / (width - 1.0))
-
-
-def place(graph: Graph, op: Op, operand: Value, shape: Shape, name: str = "") -> Value:
-    """Insert `op` right after what makes `operand` (a graph input may have no producer)."""
-    if operand.producer is None:
-        op.name = graph.fresh_name(name) if name else ""
-        return graph.prepend(op, (shape, operand.dtype)).output
-    op.scope = operand.producer.scope
-    return graph.add(op, (shape, operand.dtype), after=operand.producer, name=name).output
 
 
 def recentred_from(value: Value, axis: int) -> Value | None:
@@ -135,16 +119,6 @@ def recentred_from(value: Value, axis: int) -> Value | None:
         and mean.require(0) is op.require(0)
     )
     return op.require(0) if same else None
-
-
-def _width(value: Value, axis: int) -> int:
-    width = (value.shape or ())[axis]
-    assert isinstance(width, int)
-    return width
-
-
-def _shortened(shape: Shape, axis: int, extent: int) -> Shape:
-    return tuple(extent if k == axis else dim for k, dim in enumerate(shape))
 
 
 def apply_basis(graph: Graph, stream: Stream, basis: Basis, tables: Tables) -> None:
@@ -193,23 +167,36 @@ def replace_constant(
 
 
 def _edit_op(graph: Graph, op: Op, writer: Writer, basis: Basis, tables: Tables) -> None:
+    function, label = basis.project, type(basis).__name__
     if isinstance(op, Gather):
-        _map_shared(graph, op, 0, writer.axis - (op.indices.rank or 0) + 1, basis, tables)
+        axis = writer.axis - (op.indices.rank or 0) + 1
+        map_shared(graph, op, 0, axis, function, label, tables)
         return
     assert isinstance(op, Linear | Conv)
-    _map_shared(graph, op, 1, row_axis(op), basis, tables)
+    map_shared(graph, op, 1, row_axis(op), function, label, tables)
     if op.bias is not None:
-        _map_shared(graph, op, 2, 0, basis, tables)
+        map_shared(graph, op, 2, 0, function, label, tables)
 
 
-def _map_shared(graph: Graph, op: Op, index: int, axis: int, basis: Basis, tables: Tables) -> None:
-    """Map a constant operand; one that several writers share is mapped once, and stays shared."""
+def map_shared(
+    graph: Graph,
+    op: Op,
+    index: int,
+    axis: int,
+    function: Callable[[np.ndarray], np.ndarray],
+    label: str,
+    tables: Tables,
+) -> None:
+    """Map a constant operand; one that several ops share is mapped once, and stays shared.
+
+    `label` names the function.
+    """
     old = op.require(index)
-    key = (old, axis, type(basis).__name__)
+    key = (old, axis, label)
     if key in tables:
         graph.set_input(op, index, tables[key])
         return
-    replace_constant(graph, op, index, axis, basis.project)
+    replace_constant(graph, op, index, axis, function)
     if old.uses:
         tables[key] = op.require(index)
 

@@ -22,13 +22,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
-import numpy as np
-
 from ..graph import Graph, Op, Value
-from ..graph.ops import Linear, Norm, ShapeOf
+from ..graph.ops import Norm
 from .base import Exactness, Pass, Refusal
 from .basis import DropLast, Helmert, Tables, apply_basis, replace_constant
-from .commuting import moved_axis
+from .consumers import Consumer, consumer, expand
 from .edits import weight_refusal
 from .resize import resize_axis, resize_refusal
 from .streams import Stream, find_streams
@@ -36,25 +34,6 @@ from .weights import row_axis
 from .zero_mean import is_nonzero, is_zero_mean
 
 FORMS: dict[str, type[Helmert] | type[DropLast]] = {"isometric": Helmert, "paper": DropLast}
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """What reads one norm of the stream.
-
-    Attributes:
-        norm: the norm.
-        linears: the Linears whose columns take the new basis; empty when the norm is expanded.
-        path: values between the norm and them, which shrink too, with their feature axis.
-    """
-
-    norm: Norm
-    linears: tuple[Linear, ...]
-    path: tuple[tuple[Value, int], ...]
-
-    @property
-    def is_expanded(self) -> bool:
-        return not self.linears
 
 
 @dataclass(frozen=True)
@@ -94,7 +73,7 @@ class Compress(Pass[CompressSite]):
     def match(self, graph: Graph) -> Iterator[CompressSite]:
         tables: Tables = {}
         for stream in find_streams(graph, ("rms",)):
-            consumers = tuple(consumer(graph, norm) for norm in stream.readers)
+            consumers = tuple(followed(graph, norm) for norm in stream.readers)
             yield CompressSite(stream, consumers, tables)
 
     def refuse(self, graph: Graph, site: CompressSite) -> Refusal | None:
@@ -144,43 +123,11 @@ class Compress(Pass[CompressSite]):
         return tuple(replace(self, form=form) for form in FORMS)
 
 
-def consumer(graph: Graph, norm: Norm) -> Consumer:
-    """Follow a norm's result to the Linears that read it, if nothing else does."""
-    expanded = Consumer(norm, (), ())
+def followed(graph: Graph, norm: Norm) -> Consumer:
+    """The Linears that read a norm; none of them takes the basis where the norm has a gain."""
     if norm.scale is not None or norm.shift is not None:
-        return expanded
-    linears: list[Linear] = []
-    path: list[tuple[Value, int]] = []
-    worklist = [(norm.output, (norm.output.rank or 0) - 1)]
-    while worklist:
-        value, axis = worklist.pop()
-        if graph.is_output(value):
-            return expanded
-        path.append((value, axis))
-        for op, index in value.uses:
-            if isinstance(op, ShapeOf) and axis not in op.axes:
-                continue
-            if isinstance(op, Linear) and index == 0 and axis == (value.rank or 0) - 1:
-                if weight_refusal(op) is not None:
-                    return expanded
-                linears.append(op)
-                continue
-            moved = [] if index else _moved_results(op, axis)
-            if not moved:
-                return expanded
-            worklist += moved
-    return Consumer(norm, tuple(dict.fromkeys(linears)), tuple(path))
-
-
-def _moved_results(op: Op, axis: int) -> list[tuple[Value, int]]:
-    """The results that hold the features of the first operand whole, with their axes."""
-    found = []
-    for output in op.outputs:
-        axes = [k for k in range(output.rank or 0) if moved_axis(op, k) == axis]
-        if len(axes) != 1:
-            return []
-        found.append((output, axes[0]))
-    return found
+        return Consumer(norm)
+    return consumer(graph, norm, lambda linear: weight_refusal(linear) is None)
 
 
 def _resized(site: CompressSite) -> list[tuple[Value, int]]:
@@ -190,21 +137,3 @@ def _resized(site: CompressSite) -> list[tuple[Value, int]]:
     on_stream = [(v, a) for v, a in stream.axes.items() if v.constant is None and v not in computed]
     heads = [(r.norm.output, (r.norm.output.rank or 0) - 1) for r in site.consumers]
     return list(dict.fromkeys([*on_stream, *heads, *paths]))
-
-
-def expand(graph: Graph, norm: Norm, basis: "Helmert | DropLast", width: int) -> None:
-    """Bring a compressed norm's result back to `width` features, gain and shift included."""
-    dtype = norm.output.dtype
-    matrix = basis.read_columns(np.eye(width))  # [d, d − 1]
-    if norm.scale is not None:
-        matrix = norm.scale.array().astype(np.float64)[:, None] * matrix
-    bias = norm.shift
-    readers = list(norm.output.uses)
-    graph.set_input(norm, 1, None)
-    graph.set_input(norm, 2, None)
-    weight = graph.constant(matrix.astype(dtype), f"{norm.name}_expand")
-    shape = (*(norm.output.shape or ())[:-1], width)
-    operands = [norm.output, weight] if bias is None else [norm.output, weight, bias]
-    linear = Linear(inputs=list(operands))
-    graph.add(linear, (shape, dtype), after=norm, name=f"{norm.name}_expanded")
-    graph.redirect(norm.output, linear.output, readers)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from ..errors import InvalidInput, PasselError
 from ..graph import Graph, Op
 from ..graph.check import check
-from .base import AnyPass, Pass, Site
+from .base import AnyPass, Context, Pass, Site
 from .report import PassReport, count_ops
 
 MAX_ROUNDS = 100
@@ -28,8 +28,11 @@ def run_passes(
     *,
     exclude: Exclude = (),
     progress: Progress | None = None,
+    context: Context | None = None,
 ) -> list[PassReport]:
     """Apply each pass to `graph` in turn until it finds nothing more; edits in place.
+
+    With a context, each pass is first settled in it, which shows in its spec.
 
     Raises:
         InvalidInput: an exclude pattern matches no op of the graph, or names no pass of the run.
@@ -40,6 +43,8 @@ def run_passes(
     for position, one in enumerate(passes):
         if progress is not None:
             progress(one.spec, position, len(passes))
+        if context is not None:
+            one = one.settled(graph, context)
         reports.append(run_pass(graph, one, kept_off.get(one.name, ())))
     return reports
 
@@ -49,7 +54,7 @@ def run_pass(graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]" = ()) -
     report = PassReport(one.spec, ops_before=count_ops(graph))
     start = time.perf_counter()
     for _ in range(MAX_ROUNDS):
-        if not _round(graph, one, patterns, report):
+        if not _round(graph, one, patterns, report) or one.once:
             break
     else:
         raise PasselError(f"{one.spec} did not settle in {MAX_ROUNDS} rounds: a bug in it")
@@ -76,6 +81,8 @@ def _round(graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]", report: 
         else:
             one.rewrite(graph, site)
             report.applied.append(anchor.name)
+            quality = getattr(site, "quality", None)
+            report.layers += [] if quality is None else [quality]
             applied += 1
     return applied
 

@@ -23,8 +23,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..graph import Graph, Op, Value
-from ..graph.ops import Conv, Linear, MatMul, Transpose
+from ..graph import Graph, Op, Value, bits_of
+from ..graph.ops import Conv, Dequantize, Linear, MatMul, Transpose
 from .base import Exactness, OpSite, Pass, Refusal
 
 SLACK_BYTES = 1 << 16
@@ -122,7 +122,7 @@ def derived_values(graph: Graph) -> set[Value]:
     """The values that are computed from constants alone, by ops that may be folded."""
     found: set[Value] = set()
     for op in graph.ops:
-        if op.effectful:
+        if op.effectful or not op.outputs or _unpacks(op):
             continue
         if all(v is None or v.constant is not None or v in found for v in op.inputs):
             found.update(op.outputs)
@@ -159,8 +159,19 @@ def _is_shared_transpose(op: Op) -> bool:
 
 def _unpacks(op: Op) -> bool:
     """Whether a float result spells out an operand of few bits, which is what saves the memory."""
-    packed = [v for v in op.inputs if v is not None and v.dtype is not None and _is_packed(v.dtype)]
-    return op.output.is_float and any(value.shape == op.output.shape for value in packed)
+    if isinstance(op, Dequantize):
+        return True
+    made = op.output
+    return made.is_float and any(
+        value is not None and value.shape == made.shape and _is_unpacked(value.dtype, made.dtype)
+        for value in op.inputs
+    )
+
+
+def _is_unpacked(before: np.dtype | None, after: np.dtype | None) -> bool:
+    if before is None or after is None or not _is_packed(before):
+        return False
+    return bits_of(before) < bits_of(after)
 
 
 def _is_packed(dtype: np.dtype) -> bool:
@@ -171,4 +182,4 @@ def _bytes(value: Value) -> int:
     shape, dtype = value.shape, value.dtype
     if shape is None or dtype is None:
         return 0
-    return prod(dim for dim in shape if isinstance(dim, int)) * dtype.itemsize
+    return -(-prod(dim for dim in shape if isinstance(dim, int)) * bits_of(dtype) // 8)

@@ -14,7 +14,9 @@ from .fold_constants import FoldConstants
 from .merge_linears import MergeLinears
 from .prune_tokens import PruneTokens
 from .push_tokens import PushTokens
+from .quantize import Quantize
 from .recenter import Recenter
+from .rotate import Rotate
 
 PASSES: dict[str, type[AnyPass]] = {
     kind.name: kind
@@ -24,10 +26,12 @@ PASSES: dict[str, type[AnyPass]] = {
         FoldAffine,
         Recenter,
         Compress,
+        Rotate,
         PushTokens,
         PruneTokens,
         MergeLinears,
         FlattenTokens,
+        Quantize,
         EliminateDeadCode,
     )
 }
@@ -60,9 +64,16 @@ def available() -> dict[str, str]:
 def resolve(request: "Request") -> "list[AnyPass]":
     """Read "default", "none", a spec such as "compress(form='paper')", a pass, or a list of those.
 
+    A pass that asks for others before it gets them.
+
     Raises:
         InvalidInput: a name or a parameter is unknown.
     """
+    listed = _resolve(request)
+    return [each for one in listed for each in (*one.before(), one)]
+
+
+def _resolve(request: "Request") -> "list[AnyPass]":
     if isinstance(request, str | Pass) or not isinstance(request, Iterable):
         request = [request]
     found: list[AnyPass] = []

@@ -15,7 +15,7 @@ from ..graph import Graph
 from ..graph.cost import graph_cost, payloads
 from ..graph.cost_extents import Sizes
 from ..graph.cost_layers import AttentionLayer, attention_layers
-from .base import Refusal
+from .base import LayerQuality, Refusal
 
 
 @dataclass
@@ -27,6 +27,7 @@ class PassReport:
         applied: names of the sites rewritten.
         refused: (site, why) for every site left alone.
         excluded: names of the sites that `exclude=` kept the pass off.
+        layers: what a lossy pass made of each op.
         ops_before, ops_after: number of ops of each kind.
         seconds: time in the pass, matching included.
     """
@@ -35,6 +36,7 @@ class PassReport:
     applied: list[str] = field(default_factory=list)
     refused: list[tuple[str, Refusal]] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
+    layers: list[LayerQuality] = field(default_factory=list)
     ops_before: dict[str, int] = field(default_factory=dict)
     ops_after: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0

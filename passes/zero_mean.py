@@ -16,16 +16,16 @@ def is_zero_mean(writer: Writer) -> bool:
     """Whether the writer's values sum to 0 along the features, up to rounding of its weights."""
     if writer.is_computed:
         return recentred_from(writer.value, writer.axis) is not None
-    return all(_is_centred(value, axis) for value, axis in _sources(writer))
+    return all(_is_centred(value, axis) for value, axis in written_constants(writer))
 
 
 def is_nonzero(writer: Writer) -> bool:
     """Whether the writer can put anything but zeros on the stream."""
-    return writer.is_computed or any(value.array().any() for value, _ in _sources(writer))
+    return writer.is_computed or any(value.array().any() for value, _ in written_constants(writer))
 
 
-def _sources(writer: Writer) -> list[tuple[Value, int]]:
-    """The constants that a writer's values are made from, with the axis of the features."""
+def written_constants(writer: Writer) -> list[tuple[Value, int]]:
+    """The constants that a writer's values are made from, with the features' axis (−1: flat)."""
     op = writer.op
     match op:
         case None:

@@ -212,15 +212,22 @@ def diff(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
 def bench(context: typer.Context) -> None:
-    """Measure latency against plain ONNX Runtime and torch; `passel bench --help` says more."""
+    """Measure latency against plain ONNX Runtime and torch; `passel bench --help` says more.
+
+    With --quant: quantized models against those of others; `passel bench --quant --help`.
+    """
+    arguments = [argument for argument in context.args if argument != "--quant"]
     try:
-        from .bench import main as bench_main
+        if len(arguments) < len(context.args):
+            from .bench.quant import main as bench_main
+        else:
+            from .bench import main as bench_main
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("passel."):
             raise InvalidInput(
                 f"passel bench needs {error.name}: pip install 'passel[bench]'"
             ) from error
         raise InvalidInput("this installation of passel has no benchmarks") from error
-    status = bench_main(list(context.args))
+    status = bench_main(arguments)
     if status:
         raise typer.Exit(status)

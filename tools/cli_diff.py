@@ -10,10 +10,10 @@ from rich.table import Table
 
 from ..capture import random_like
 from ..errors import InvalidInput
+from ..execution import runner
 from ..graph.fx_tensor import to_numpy
 from ..graph.onnx_io import read
 from ..passes.report import OutputError
-from ..pipeline import runner
 from ..verify import SEEDS, Arrays, compare, first_violation, worst_of
 from .cli_facts import TensorFacts, facts, real_inputs, value_facts
 from .cli_inputs import GivenInputs

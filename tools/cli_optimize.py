@@ -13,9 +13,10 @@ import onnx_ir as ir
 from ..backends.ort_forms import fused
 from ..capture import OPSET, Captured, capture
 from ..errors import InvalidInput
+from ..execution import runner
 from ..graph.onnx_io import check_writable, raise_opset, read, write
 from ..passes.report import Report
-from ..pipeline import Job, runner, stage
+from ..pipeline import Job, stage
 from ..verify import failure, first_violation
 from .cli_facts import Facts, facts, weights, written_bytes
 from .cli_inputs import GivenInputs

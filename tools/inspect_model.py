@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..capture import OPSET
+from ..execution import lift
 from ..graph import Graph
 from ..graph.onnx_io import raise_opset, read
 from ..passes.base import Pass, Refusal
@@ -18,7 +19,6 @@ from ..passes.driver import run_pass, run_passes
 from ..passes.registry import DEFAULT, PASSES, resolve
 from ..passes.report import PassReport, Size, count_ops
 from ..passes.streams import Stream, find_streams
-from ..pipeline import lift
 from .cli_facts import Facts, facts
 
 NORMS = ("layer", "rms", "crms")

@@ -4,16 +4,17 @@ from functools import partial
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import Elementwise, Linear, MatMul, Reshape, Transpose
+from ...graph.quant_ops import is_stored
 from .rule import Match, Rule, substitute
 
 
 def _matmul_to_linear(graph: Graph, op: Op) -> Match | None:
-    """x·B with a constant (or transposed) matrix B is a Linear of layout "io" (or "oi")."""
+    """x·B with a stored (or transposed) matrix B is a Linear of layout "io" (or "oi")."""
     x, weight = op.require(0), op.require(1)
     if weight.rank != 2 or x.constant is not None or (x.rank or 0) < 2 or not op.output.is_float:
         return None
     source, layout = _stored(weight)
-    if source.constant is None:
+    if not is_stored(source):
         return None
 
     def apply(graph: Graph) -> None:
@@ -36,7 +37,7 @@ def _transposed_weight(graph: Graph, op: Op) -> Match | None:
     if not isinstance(op, Linear):
         return None
     source, layout = _stored(op.weight)
-    if layout == "io" or source.constant is None:
+    if layout == "io" or not is_stored(source):
         return None
 
     def apply(graph: Graph) -> None:

@@ -39,19 +39,18 @@ class Grid:
 
     @property
     def low(self) -> float:
-        """The smallest code; symmetric signed integers of over 2 bits leave out −2^(bits−1)."""
+        """The smallest code; symmetric signed integers leave out −2^(bits−1)."""
         if self.is_float:
             return -self.high
         if not self.signed:
             return 0
-        narrow = self.symmetric and self.bits > 2
-        return -(2 ** (self.bits - 1)) + (1 if narrow else 0)
+        return -(2 ** (self.bits - 1)) + (1 if self.symmetric else 0)
 
     @property
     def high(self) -> float:
         """The largest code."""
         if self.is_float:
-            return float(ml_dtypes.finfo(self.dtype).max)
+            return float(ml_dtypes.finfo(self.dtype).max)  # type: ignore[no-untyped-call]
         return 2 ** (self.bits - (1 if self.signed else 0)) - 1
 
     @property

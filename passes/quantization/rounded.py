@@ -50,7 +50,7 @@ def padded(weight: np.ndarray, block: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """One stored tensor: W = scale·(table[codes] or codes − zero).
+    """One stored tensor: W = scale·(table[codes] or codes − zero) + offset.
 
     Attributes:
         codes: [O, I] integers, or floats of a float grid, held in any dtype that is exact.
@@ -59,6 +59,10 @@ class Part:
         format: grid and block.
         table: values that codes 0, 1, .. stand for, [K] or [O, K]; None when codes are numbers.
         columns: which columns of W this part holds (sorted); None for all of them.
+        offset: what is added after scaling, float, like `scale`; None for 0. It holds the mean of
+            a binary weight, which a whole zero point cannot.
+        mask: which entries the part holds at all, bool [O, I]; elsewhere it is 0, its code is 0,
+            and no code is stored, only the mask's bit. None for all of them.
     """
 
     codes: np.ndarray
@@ -67,9 +71,17 @@ class Part:
     format: Format
     table: np.ndarray | None = None
     columns: np.ndarray | None = None
+    offset: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     def dense(self) -> np.ndarray:
         """The weight that the codes stand for, float64 [O, I] (of its columns only)."""
+        dense = self._scaled()
+        if self.offset is not None:
+            dense = dense + self.format.spread(self.offset, dense.shape[1])
+        return dense if self.mask is None else np.where(self.mask, dense, 0.0)
+
+    def _scaled(self) -> np.ndarray:
         width = self.codes.shape[1]
         scale = self.format.spread(self.scale, width)
         if self.table is None:
@@ -82,12 +94,20 @@ class Part:
 
     @property
     def bits(self) -> float:
-        """Bits that the part takes: codes, float32 scales, zero points of an asymmetric grid."""
+        """Bits that the part takes: codes, float32 scales, zero points of an asymmetric grid.
+
+        A mask costs one bit an entry, and its part codes only where it is set.
+        """
         grid = self.format.grid
         zeros = 0 if grid.symmetric or self.table is not None else self.zero.size * grid.bits
         table = 0 if self.table is None else self.table.size * 32
         index = 0 if self.columns is None else 32 * self.columns.size
-        return self.codes.size * grid.bits + self.scale.size * 32 + zeros + table + index
+        offset = 0 if self.offset is None else 32 * self.offset.size
+        held, mask = self.codes.size, 0
+        if self.mask is not None:
+            held, mask = int(self.mask.sum()), self.mask.size
+        codes = held * grid.bits + mask
+        return codes + self.scale.size * 32 + zeros + table + index + offset
 
 
 @dataclass(frozen=True)

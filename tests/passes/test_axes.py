@@ -189,6 +189,21 @@ CASES = {
         o.Reshape(dims=(B * N, D)), [X], (B * N, D),
         lambda xs, target, result: xs[0].reshape(target), 1,
     ),
+    "Quantize": case(
+        o.Quantize(), [X, (1,), (1,)], X,
+        plain(lambda x, s, z: (x / (s.abs() + 1)).round() + z), 0, 1, 2,
+    ),
+    "Quantize, a scale each": case(
+        o.Quantize(axis=2), [X, (D,)], X, plain(lambda x, s: (x / (s.abs() + 1)).round()), 0, 1, 2
+    ),
+    "Dequantize, a scale each": case(
+        o.Dequantize(axis=1), [X, (N,), (N,)], X,
+        plain(lambda x, s, z: (x - z[:, None]) * s[:, None]), 0, 1, 2,
+    ),
+    "Dequantize of blocks": case(
+        o.Dequantize(axis=2, block=2), [X, (B, N, (D + 1) // 2)], X,
+        plain(lambda x, s: x * s.repeat_interleave(2, 2)[..., : x.shape[2]]), 0, 1,
+    ),
     "Squeeze": case(o.Squeeze(axes=(1,)), [(B, 1, D)], (B, D), plain(lambda x: x[:, 0]), 0, 1),
     "Unsqueeze": case(
         o.Unsqueeze(axes=(0, 2)), [(B, D)], (1, B, 1, D), plain(lambda x: x[None, :, None]),

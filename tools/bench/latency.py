@@ -30,10 +30,14 @@ class Side:
     @classmethod
     def start(cls, name: str, model: str, threads: int) -> Self:
         """Start the process and wait until it is warm; "side@model" is a side on another model."""
-        command = [sys.executable, "-W", "ignore", "-m", "passel.tools.bench.worker"]
         kind, _, other = name.partition("@")
+        return cls.launch(name, "passel.tools.bench.worker", kind, other or model, str(threads))
+
+    @classmethod
+    def launch(cls, name: str, module: str, *arguments: str) -> Self:
+        """Start a module that says "ready", then answers numbers of calls with lists of seconds."""
         process = subprocess.Popen(
-            [*command, kind, other or model, str(threads)],
+            [sys.executable, "-W", "ignore", "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,18 +95,23 @@ def compare(
         for name in sides:
             progress(f"{model}: starting {name}")
             running.append(Side.start(name, model, threads))
-        calls = {s.name: max(1, int(TURN_SECONDS / min(s.turn(2)))) for s in running}
-        turns = max(3, int(seconds / TURN_SECONDS))
-        for turn in range(turns):
-            progress(f"{model}: turn {turn + 1} of {turns}")
-            for side in running[:: 1 if turn % 2 == 0 else -1]:
-                side.turn(calls[side.name])
+        interleave(running, seconds, lambda what: progress(f"{model}: {what}"))
         for side in running:
             side.stop()
     finally:
         for side in running:
             side.process.kill()
     return summary(running)
+
+
+def interleave(sides: Sequence[Side], seconds: float, progress: Callable[[str], None]) -> None:
+    """Time all sides in turns, each for `seconds` in all; the order alternates."""
+    calls = {s.name: max(1, int(TURN_SECONDS / min(s.turn(2)))) for s in sides}
+    turns = max(3, int(seconds / TURN_SECONDS))
+    for turn in range(turns):
+        progress(f"turn {turn + 1} of {turns}")
+        for side in sides[:: 1 if turn % 2 == 0 else -1]:
+            side.turn(calls[side.name])
 
 
 def summary(sides: Sequence[Side]) -> dict[str, dict[str, float]]:

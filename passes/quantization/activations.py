@@ -1,0 +1,130 @@
+"""Write the quantization of activations: one Quantize per value and format, shared by its readers.
+
+A Quantize goes above the ops that only move elements, so that they move codes, where nothing but
+the reader needs what they moved.
+"""
+
+import numpy as np
+
+from ...graph import Graph, Op, Value
+from ...graph.ops import (
+    Dequantize,
+    DynamicQuantize,
+    Identity,
+    Quantize,
+    Reshape,
+    Slice,
+    Squeeze,
+    Transpose,
+    Unsqueeze,
+)
+from .grid import Grid
+
+MOVES = (Identity, Reshape, Slice, Squeeze, Transpose, Unsqueeze)
+"""Ops that give some of the elements of their first operand, unchanged."""
+
+
+def quantize_static(graph: Graph, op: Op, grid: Grid, low: float, high: float) -> np.ndarray:
+    """Let operand 0 of `op` go through codes of `grid` that span [low, high]; gives the scale."""
+    x = op.require(0)
+    scale, zero = grid.fit(np.array(low, np.float64), np.array(high, np.float64))
+    scale = np.asarray(scale, np.float32)
+    path = moves_above(graph, op)
+    source = path[-1].require(0) if path else x
+    codes = _shared(source, grid, scale, zero) or _quantize(graph, source, grid, scale, zero)
+    if path:
+        graph.set_input(path[-1], 0, codes)
+        for move in path:
+            move.output.dtype = grid.dtype
+            graph.update(move)
+        codes = x
+    _read(graph, op, codes, source.dtype, *_parameters(codes, path))
+    return scale
+
+
+def quantize_dynamic(graph: Graph, op: Op) -> None:
+    """Let operand 0 of `op` go through uint8 codes at a scale found at run time."""
+    x = op.require(0)
+    found = next((reader for reader in x.readers if isinstance(reader, DynamicQuantize)), None)
+    if found is None:
+        found = DynamicQuantize(inputs=[x], scope=op.scope)
+        results = ((x.shape, _dtype("uint8")), ((), _dtype("float32")), ((), _dtype("uint8")))
+        _add_after(graph, x, found, *results)
+    codes, scale, zero = found.outputs
+    _read(graph, op, codes, x.dtype, scale, zero)
+
+
+def moves_above(graph: Graph, op: Op) -> list[Op]:
+    """Moves between operand 0 of `op` and its source, from the last to the first.
+
+    Only moves whose results nothing else reads.
+    """
+    path: list[Op] = []
+    value, reader = op.require(0), op
+    while isinstance(value.producer, MOVES) and graph.only_reader(value) is reader:
+        reader = value.producer
+        path.append(reader)
+        value = reader.require(0)
+        if value.constant is not None or not value.is_float:
+            return []
+    return path
+
+
+def _shared(source: Value, grid: Grid, scale: np.ndarray, zero: np.ndarray) -> Value | None:
+    """Codes of the same format and scale that another reader asked for."""
+    for reader in source.readers:
+        if not isinstance(reader, Quantize) or reader.output.dtype != grid.dtype:
+            continue
+        old = None if reader.zero_point is None else reader.zero_point.constant
+        if reader.axis is None and reader.scale.constant is not None and old is not None:
+            same = np.array_equal(reader.scale.array(), scale)
+            if same and float(old.array()) == float(zero):
+                return reader.output
+    return None
+
+
+def _quantize(
+    graph: Graph, source: Value, grid: Grid, scale: np.ndarray, zero: np.ndarray
+) -> Value:
+    dtype = source.dtype
+    assert dtype is not None
+    operands = [
+        source,
+        graph.constant(scale.astype(dtype), f"{source.name}_scale"),
+        graph.constant(np.asarray(zero).astype(grid.dtype), f"{source.name}_zero_point"),
+    ]
+    scope = "" if source.producer is None else source.producer.scope
+    op = Quantize(inputs=list(operands), scope=scope)
+    _add_after(graph, source, op, (source.shape, grid.dtype))
+    return op.output
+
+
+def _parameters(codes: Value, path: list[Op]) -> tuple[Value, Value]:
+    """Scale and zero point of codes, or of what they were moved from."""
+    made = (path[-1].require(0) if path else codes).producer
+    assert isinstance(made, Quantize)
+    return made.scale, made.require(2)
+
+
+def _read(
+    graph: Graph, op: Op, codes: Value, dtype: np.dtype | None, scale: Value, zero: Value
+) -> None:
+    """Let operand 0 of `op` be codes, dequantized."""
+    found = next((one for one in codes.readers if isinstance(one, Dequantize)), None)
+    if found is None:
+        found = Dequantize(inputs=[codes, scale, zero], scope=op.scope)
+        _add_after(graph, codes, found, (codes.shape, dtype))
+    graph.set_input(op, 0, found.output)
+
+
+def _add_after(graph: Graph, value: Value, op: Op, *results: tuple) -> None:  # type: ignore[type-arg]
+    name = f"{value.name}_{op.kind.lower()}"
+    if value.producer is None:
+        op.name = graph.fresh_name(name)
+        graph.prepend(op, *results)
+    else:
+        graph.add(op, *results, after=value.producer, name=name)
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype(name)

@@ -1,0 +1,1 @@
+"""Equivalent transformations that make rounding easier: y = W·x = (W·diag(s))·(x/s)."""
