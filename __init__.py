@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .backends.onnx_ir_pass import onnx_pass
     from .compiler import Optimized, compile, export_onnx, optimize
     from .passes.report import Report
+    from .quantization_api import quantize
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _HOMES = {
     "load": ".backends.compiled",
     "onnx_pass": ".backends.onnx_ir_pass",
     "optimize": ".compiler",
+    "quantize": ".quantization_api",
 }
 _SUBPACKAGES = ("backends", "errors", "graph", "models", "passes", "tools")
 
@@ -35,6 +37,7 @@ __all__ = [
     "load",
     "onnx_pass",
     "optimize",
+    "quantize",
 ]
 
 

@@ -15,14 +15,15 @@ from torch.export import ExportedProgram
 
 from .backends.compiled import CompiledModel
 from .backends.onnxruntime import provider
-from .backends.ort_forms import fused
 from .capture import Captured, capture, make_inputs
 from .check_model import check_interface
 from .errors import InvalidInput
+from .evaluation import Evaluate, evaluate_original, evaluate_program, evaluate_result
 from .execution import runner
 from .graph.fx_tensor import to_numpy
 from .graph.onnx_io import OLDEST_OPSET, check_writable, write
-from .lower import Lowering, as_onnx, lower
+from .lower import Lowering, lower, offer_times_where_asked
+from .onnx_form import as_onnx, file_form, sayable
 from .passes.driver import Exclude, Progress
 from .passes.registry import Request
 from .passes.report import Report
@@ -60,6 +61,7 @@ def compile(
     measure: bool = True,
     rtol: float | None = None,
     atol: float | None = None,
+    evaluate: Evaluate | None = None,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Optimize a model and lower it to a runtime; the result is called like the model.
@@ -80,6 +82,8 @@ def compile(
         threads: intra-op threads; 0 for all physical cores.
         measure: choose between lowerings by measuring them, in about two seconds.
         rtol, atol: bound on max |Δ| as rtol·max |y| + atol, instead of the dtype's own.
+        evaluate: called with the model and then with the result, both called like the model; gives
+            a number, or a dict of numbers, for the report ("what does this cost in accuracy?").
         progress: called with (pass, position, total) before each pass.
 
     Raises:
@@ -88,7 +92,10 @@ def compile(
     check_backend(backend, target, threads)
     job = Job.of(passes, exclude, progress, rtol, atol, threads)
     captured = _captured(job, model, example_inputs, dynamic_shapes)
-    return lower(job, captured, Lowering(backend, target, measure, verify))
+    evaluate_original(job, captured, evaluate)
+    compiled = lower(job, captured, Lowering(backend, target, measure, verify))
+    evaluate_result(job, evaluate, compiled)
+    return compiled
 
 
 def check_backend(backend: str, target: str, threads: int) -> None:
@@ -113,6 +120,7 @@ def optimize(
     exclude: Exclude = (),
     rtol: float | None = None,
     atol: float | None = None,
+    evaluate: Evaluate | None = None,
     progress: Progress | None = None,
 ) -> Optimized:
     """Run the passes and stay in the IR that came in; arguments as in `compile`.
@@ -125,10 +133,13 @@ def optimize(
     """
     job = Job.of(passes, exclude, progress, rtol, atol)
     captured = _captured(job, model, example_inputs, dynamic_shapes)
+    evaluate_original(job, captured, evaluate)
+    program = sayable(job, captured.program)
     with stage(job.report, "passes"):
-        lowered = job.run(captured.program)
+        lowered = job.run(program)
     if verify:
         _verify(job, captured, captured.program, lowered)
+    evaluate_program(job, captured, evaluate, lowered)
     return Optimized(lowered, job.report)
 
 
@@ -147,6 +158,7 @@ def export_onnx(
     exclude: Exclude = (),
     rtol: float | None = None,
     atol: float | None = None,
+    evaluate: Evaluate | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Run the passes and write a standard ONNX file; arguments as in `compile`.
@@ -154,7 +166,8 @@ def export_onnx(
     Args:
         path: the file to write; weights go to `<path>.data` beside it when the model is large.
         opset: opset of the file; by default 23 for torch models, and for ONNX the file's own,
-            raised to 23 where that is possible (RMSNormalization needs it).
+            raised to 23 where that is possible (RMSNormalization needs it); newer where a
+            quantized format needs it.
         portable: use standard-domain ops only, which any runtime reads; otherwise com.microsoft
             ops where ONNX Runtime runs them faster.
         external_data: force weights into (True) or out of (False) a separate file.
@@ -168,13 +181,14 @@ def export_onnx(
     _check_opset(opset)
     job = Job.of(passes, exclude, progress, rtol, atol)
     captured = _captured(job, model, example_inputs, dynamic_shapes)
-    original = as_onnx(job.report, captured, opset)
+    original = as_onnx(job, captured, opset)
+    offer_times_where_asked(job)
+    evaluate_original(job, captured, evaluate)
     with stage(job.report, "passes"):
-        lowered = job.run(original)
-    if not portable:
-        lowered = fused(lowered)
+        lowered = file_form(job.report, job.run(original), portable=portable)
     if verify:
         _verify(job, captured, original, lowered)
+    evaluate_program(job, captured, evaluate, lowered)
     with stage(job.report, "write"):
         write(lowered, target, external=external_data)
     return job.report

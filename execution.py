@@ -49,7 +49,7 @@ def lift(program: ExportedProgram | ir.Model, threads: int = 0) -> Graph:
 def engine(model: ir.Model, threads: int = 0) -> Runner:
     """A model on ONNX Runtime, or on the reference where ONNX Runtime lacks a kernel."""
     try:
-        return Session(model, choice=SessionChoice(threads=threads)).run_arrays
+        return Session(model, choice=SessionChoice(threads=threads, plain=True)).run_arrays
     except InvalidModel:
         return onnx_reference.compiled(model)
 

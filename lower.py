@@ -14,11 +14,11 @@ from .backends.measure import interleaved, medians
 from .backends.onnxruntime import Session
 from .backends.product_times import time_products
 from .backends.select import Candidate, select
-from .capture import OPSET, Captured, make_inputs, to_onnx
+from .capture import Captured, make_inputs
 from .check_model import check_interface
 from .errors import InvalidInput, InvalidModel, UnsupportedModel, VerificationError
-from .graph.onnx_io import raise_opset
-from .passes.report import Report
+from .onnx_form import as_onnx
+from .passes import Quantize
 from .pipeline import Job, stage
 
 COMPARE_SECONDS = 0.6
@@ -62,12 +62,12 @@ def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
 
 def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
     """Run the passes on the ONNX form and take the fastest correct lowering."""
-    original = as_onnx(job.report, captured)
+    original = as_onnx(job, captured)
     check_interface(original, captured.name)
     inputs = captured.inputs or make_inputs(original)
     choice = SessionChoice(threads=job.threads)
     if asked.measure:
-        job.context.time_products = lambda shapes: time_products(shapes, asked.target, choice)
+        offer_times(job, asked.target, choice)
     with stage(job.report, "passes"):
         lowered = job.run(original)
     with stage(job.report, "reference"):
@@ -155,26 +155,12 @@ def on_torch(job: Job, captured: Captured, *, verify: bool) -> CompiledModel:
     return CompiledModel(lowered, captured.signature, job.report, session=session)
 
 
-def as_onnx(report: Report, captured: Captured, opset: int | None = None) -> ir.Model:
-    """The captured program as ONNX, at the opset asked for or else the best one.
-
-    Raises:
-        InvalidInput: it cannot be had at the opset asked for.
-    """
-    program, wanted = captured.program, opset or OPSET
-    with stage(report, "to onnx"):
-        if isinstance(program, ExportedProgram):
-            model, reason = to_onnx(program, wanted, captured.dims), "torch.onnx goes no further"
-        else:
-            model, reason = raise_opset(program, wanted)
-    found = model.opset_imports.get("", wanted)
-    if opset is not None and found != opset:
-        raise InvalidInput(
-            f"opset: got {found} instead of the {opset} asked for: {reason or LOWERED}"
-        )
-    if found != wanted and reason:
-        report.notes.append(reason)
-    return model
+def offer_times(job: Job, target: str, choice: SessionChoice) -> None:
+    """Let the passes time products on the target."""
+    job.context.time_products = lambda shapes: time_products(shapes, target, choice)
 
 
-LOWERED = "a model's opset can only be raised"
+def offer_times_where_asked(job: Job) -> None:
+    """The same on the CPU, where a pass of the run was asked to measure: a file has no target."""
+    if any(isinstance(one, Quantize) and one.placement == "measured" for one in job.passes):
+        offer_times(job, "cpu", SessionChoice(threads=job.threads))

@@ -88,19 +88,23 @@ class Job:
         """The examples and seeded random inputs, with the original's outputs.
 
         The last random ones have other sizes than the examples where the model has dynamic ones.
-        What is quantized is tried on calibration samples instead: random numbers say nothing of it.
+        What is quantized is tried on calibration samples instead: random numbers say nothing of it,
+        nor do inputs that nobody gave.
 
         Raises:
             InvalidInput: the original does not run on the examples. If it is the random inputs that
                 it does not run on, those are left out, with a note.
         """
         run = reference(captured, self.threads)
-        found = [run(inputs)]
         if self.quantizes:
             data = next(iter(self.context.data.values()), ())
             given = list(islice(data, SAMPLES))
-            self.tried += [f"calibration sample {k + 1}" for k in range(len(given))]
-            return found + [run([to_torch(array) for array in sample]) for sample in given]
+            samples = [[to_torch(array) for array in sample] for sample in given]
+            self.tried = [f"calibration sample {k + 1}" for k in range(len(given))]
+            if self.context.examples or not given:
+                samples, self.tried = [list(inputs), *samples], ["examples", *self.tried]
+            return [run(sample) for sample in samples]
+        found, self.tried = [run(inputs)], ["examples"]
         self.tried += [f"seed {seed}" for seed in SEEDS]
         sizes = [None] * (len(SEEDS) - 1) + [other_sizes(captured.program, inputs)]
         for seed, size in zip(SEEDS, sizes, strict=True):
@@ -160,7 +164,7 @@ class Job:
         """
         self.report.errors = errors
         worst = max((error.relative for error in errors), default=0.0)
-        on = ", ".join(["examples", *self.tried[: len(batches) - 1]])
+        on = ", ".join(self.tried[: len(batches)])
         self.report.verified = (
             f"{len(errors)} outputs on {len(batches)} input sets ({on}) {where}; "
             f"worst relative error {worst:.2e}"

@@ -56,7 +56,8 @@ def _compare_one(
     peak = float(np.abs(finite).max(initial=0.0))
     relative = rtol if rtol is not None else TOLERANCE.get(want.dtype.name, 0.0)
     bound = relative * peak + (atol or 0.0) if is_float(want.dtype) else 0.0
-    return OutputError(name, worst, peak, bound, _snr(finite, delta))
+    alike = 1.0 if same.all() else _cosine(left, right, delta)
+    return OutputError(name, worst, peak, bound, _snr(finite, delta), cosine=alike)
 
 
 def _differing(array: np.ndarray) -> np.ndarray:
@@ -71,6 +72,25 @@ def _snr(signal: np.ndarray, delta: np.ndarray) -> float:
     if not np.isfinite(noise):
         return -float("inf")
     return float("inf") if noise == 0 else 10 * float(np.log10(max(power, 1e-300) / noise))
+
+
+def _cosine(left: np.ndarray, right: np.ndarray, delta: np.ndarray) -> float:
+    """Of all elements but equal infinities and NaN; nan where others are not finite."""
+    if not np.isfinite(delta).all():
+        return float("nan")
+    known = np.isfinite(left)
+    left, right = _unit(left[known]), _unit(right[known])
+    return float(np.vdot(left, right).real)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """The vector at length 1; scaled by its largest element first, whose square may overflow."""
+    peak = np.abs(vector).max(initial=0.0)
+    if peak == 0:
+        return vector
+    scaled = vector / peak
+    unit: np.ndarray = scaled / np.sqrt((np.abs(scaled) ** 2).sum())
+    return unit
 
 
 def _described(array: np.ndarray) -> str:

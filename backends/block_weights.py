@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ..graph.value import bits_of
 
 if TYPE_CHECKING:
-    from .integer_products import Weight, Writer
+    from .quantized_nodes import Weight, Writer
 
 BLOCKS = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
 """Block sizes with a fast kernel, by bits."""

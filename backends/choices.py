@@ -36,12 +36,15 @@ class SessionChoice:
         level: graph optimisation level, a key of LEVELS.
         spinning: whether idle threads spin before they sleep.
         disabled_optimizers: ONNX Runtime optimizers to leave out, by name.
+        plain: compute quantized values as they are written: in float, from weights that are
+            dequantized once. Otherwise ONNX Runtime may also quantize float activations.
     """
 
     threads: int = 0
     level: str = "all"
     spinning: bool = True
     disabled_optimizers: tuple[str, ...] = ()
+    plain: bool = False
 
     def session_options(self) -> ort.SessionOptions:
         """As ONNX Runtime takes them (`disabled_optimizers` goes to the session itself)."""
@@ -49,6 +52,8 @@ class SessionChoice:
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
         options.graph_optimization_level = LEVELS[self.level]
+        if self.plain:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not self.spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options

@@ -6,7 +6,7 @@ from typing import Any
 from ..passes.base import LayerQuality, Refusal
 from ..passes.report import OutputError, PassReport, Report, Size
 
-NUMBERS = ("max_abs", "peak", "tolerance", "snr_db")
+NUMBERS = ("max_abs", "peak", "tolerance", "snr_db", "cosine")
 """Fields that JSON may hold as text, for it has no infinity."""
 
 
@@ -20,6 +20,10 @@ def report_of(plain: Mapping[str, Any]) -> Report:
     given["passes"] = [_pass_report(entry) for entry in given["passes"]]
     given["before"], given["after"] = Size(**given["before"]), Size(**given["after"])
     given["errors"] = [_output_error(entry) for entry in given["errors"]]
+    given["evaluation"] = {
+        when: {name: float(number) for name, number in found.items()}
+        for when, found in given.get("evaluation", {}).items()
+    }
     return Report(**given)
 
 
@@ -41,4 +45,5 @@ def _layer(entry: Mapping[str, Any]) -> LayerQuality:
 
 
 def _output_error(entry: Mapping[str, Any]) -> OutputError:
-    return OutputError(**{**entry, **{name: float(entry[name]) for name in NUMBERS}})
+    numbers = {name: float(entry[name]) for name in NUMBERS if name in entry}
+    return OutputError(**{**entry, **numbers})

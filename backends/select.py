@@ -17,7 +17,7 @@ from ..passes.registry import resolve
 from ..passes.report import OutputError
 from ..verify import Runner, first_violation
 from .choices import Choice, SessionChoice
-from .integer_products import integer_products
+from .integer_products import integer_products, readable
 from .measure import interleaved, medians
 from .onnxruntime import Session
 from .ort_forms import fused
@@ -29,7 +29,14 @@ MEASURE_BYTES = 1 << 30
 """Above this size of weights only the favourite is built: each candidate holds packed copies."""
 
 FORM = Choice(
-    "form", ("matrices", "matrices, merged linears", "matrices, skip norms", "as lowered")
+    "form",
+    (
+        "matrices",
+        "matrices, merged linears",
+        "matrices, skip norms",
+        "matrices, products by block",
+        "as lowered",
+    ),
 )
 """Which spelling of the graph the runtime gets, the usual winner first."""
 
@@ -153,14 +160,14 @@ class _Search:
 def build(form: str, lowered: ir.Model) -> ir.Model:
     """The lowered model in one of the forms of `FORM`."""
     if form == "as lowered":
-        return lowered
+        return readable(lowered)
     merge = ["merge-linears"] if "merged" in form else []
     specs = ["canonicalize", *merge, "flatten-tokens", "canonicalize", "eliminate-dead-code"]
     graph = onnx_view.lift(lowered)
     run_passes(graph, resolve(specs))
     model = graph.binding.lower(graph)
     assert isinstance(model, ir.Model)
-    packed = integer_products(packed_heads(model))
+    packed = integer_products(packed_heads(model), by_block="by block" in form)
     return fused(packed) if "skip norms" in form else packed
 
 

@@ -7,8 +7,11 @@ from .onnx_build import Builder, Operand, dtype_of
 from .onnx_emit import Results, emits, needed
 from .onnx_quant_opset import op_opset
 from .ops import Dequantize, DynamicQuantize, Quantize
+from .value import is_float
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+NAMED_CODES = 21
+"""From this opset on a QuantizeLinear says the type of its codes."""
 NAMED_RESULT = 23
 """From this opset on a DequantizeLinear says the type of its result."""
 
@@ -21,7 +24,11 @@ def _quantize(build: Builder, op: Quantize, operands: "list[Operand]") -> Result
         x = build.cast(x, dtype_of(scale))
     assert op.output.dtype is not None
     zero_point, named = operands[2], None
-    if zero_point is None and op.output.dtype != np.uint8:
+    if is_float(op.output.dtype) and build.opset >= NAMED_CODES:
+        # Floats have no zero point but 0. ONNX Runtime 1.32 takes one that is written out for the
+        # lowest code, and drops a Relu before it.
+        zero_point, named = None, op.output.dtype
+    elif zero_point is None and op.output.dtype != np.uint8:
         # A zero that is written out is what all runtimes take, whatever the opset.
         zero_point = _zero(build, op, op.output.dtype)
         named = op.output.dtype if zero_point is None else None
@@ -40,7 +47,7 @@ def _zero(build: Builder, op: Quantize, dtype: np.dtype) -> Operand:
     """Zeros of the scale's shape; None where that is known only at run time."""
     shape = tuple(extent for extent in op.scale.shape or () if isinstance(extent, int))
     if op.scale.shape is None or len(shape) != len(op.scale.shape):
-        if build.opset < 21:
+        if build.opset < NAMED_CODES:
             raise TypeError(f"expected {op.name!r} to have a zero point or a scale of known shape")
         return None
     return build.array(np.zeros(shape, dtype), "zero_point")

@@ -82,6 +82,9 @@ class Compress(Pass[CompressSite]):
             return stream.blockers[0]
         if stream.width < 2:
             return Refusal("the stream has one feature only", stream.name)
+        for norm in stream.readers:
+            if norm.scale is not None and norm.scale.constant is None:
+                return Refusal("the norm's gain is computed at run time", norm.name)
         for value, axis in _resized(site):
             refusal = resize_refusal(value, axis)
             if refusal is not None:

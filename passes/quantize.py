@@ -31,12 +31,13 @@ from .driver import Pattern
 from .quantization.budget import Budget
 from .quantization.calibration.observers import observer
 from .quantization.candidates import DEFAULT_KINDS, KINDS, SPELLINGS
+from .quantization.equalized import EqualizeSite
 from .quantization.place import check_placement
 from .quantization.rounding import stage_of
 from .quantization.schemes import Scheme, adapted, scheme_named
 from .quantization.settle import settle
 from .quantization.sites import Left, Product
-from .quantization.work import EqualizeSite, Work
+from .quantization.work import Work
 
 EQUALIZERS = ("awq", "smooth")
 ROTATION = "hadamard"
@@ -71,8 +72,8 @@ class Quantize(Pass[Site]):
         symmetric: whether zero points of weights are 0.
         reduce_range: weights in 7 bits, for processors whose 8-bit dot product saturates.
         budget: "snr>=30" (dB at the worst output), "error<=0.02" (relative), "size<=12MB": the most
-            sensitive products get higher precision until it is met, whatever placement says; joined by
-            ",", all hold.
+            sensitive products get higher precision until it is met, whatever placement says;
+            joined by ",", all hold.
         sensitivity: measure and report what each product alone does to the worst output.
         work_dir: a folder to keep the state of long runs in, to go on from.
     """
@@ -135,6 +136,11 @@ class Quantize(Pass[Site]):
         )
 
     @property
+    def opset(self) -> int:
+        """The first ONNX opset that can say the scheme."""
+        return self.resolved.opset
+
+    @property
     def named(self) -> tuple[str, ...]:
         """The names in `weights`."""
         return tuple(name.strip() for name in self.weights.split("+") if name.strip())
@@ -155,19 +161,30 @@ class Quantize(Pass[Site]):
         return settle(self, graph, context)
 
     @property
+    def notes(self) -> list[str]:
+        """What the user should know of a run: the caller's own list, once settled."""
+        found: list[str] = self.__dict__.setdefault("_notes", [])
+        return found
+
+    @property
     def needs_data(self) -> bool:
         """Whether there is something to do that calibration data decides."""
+        return self.resolved.is_static or self.gathers
+
+    @property
+    def gathers(self) -> bool:
+        """Whether data decides more than ranges."""
         learned = [stage for stage in self.stages if stage.partition(":")[0] in LEARNED]
-        measured = self.budget or self.sensitivity
-        return bool(self.resolved.is_static or self.equalizer or learned or measured)
+        return bool(self.equalizer or learned or self.budget or self.sensitivity)
 
     def before(self) -> tuple[AnyPass, ...]:
-        """A rotation, where one was asked for."""
-        if ROTATION not in self.named:
-            return ()
+        """What shows ONNX's products as Linears; a rotation, if one is asked for."""
         from .registry import DEFAULT, PASSES
+        from .rotate import Rotate
 
-        return (*DEFAULT, PASSES["rotate"]())
+        if ROTATION in self.named:
+            return (*DEFAULT, Rotate(always=True))
+        return (PASSES["fold-constants"](), PASSES["canonicalize"]())
 
     @property
     def spec(self) -> str:

@@ -62,6 +62,7 @@ class OutputError:
         tolerance: the bound on max_abs that verification used.
         snr_db: signal-to-noise ratio, 10·log₁₀(Σy²/ΣΔ²); inf for equal outputs.
         detail: what differs, where it is not the numbers (shape, type, no result at all).
+        cosine: Σy·ŷ/(‖y‖·‖ŷ‖); 1 for equal outputs, nan where it was not or cannot be measured.
     """
 
     name: str
@@ -70,6 +71,7 @@ class OutputError:
     tolerance: float
     snr_db: float
     detail: str = ""
+    cosine: float = float("nan")
 
     @property
     def relative(self) -> float:
@@ -151,6 +153,7 @@ class Report:
         stages: seconds of each stage (capture, passes, lower, verify, ...).
         notes: what else the user should know (fallbacks, split tables).
         chosen: what lowering chose by measurement, with the medians (ms) it saw.
+        evaluation: "before" and "after", what the caller's `evaluate=` measured: numbers by name.
     """
 
     model: str = ""
@@ -162,6 +165,12 @@ class Report:
     stages: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     chosen: dict[str, object] = field(default_factory=dict)
+    evaluation: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[LayerQuality]:
+        """What lossy passes made of each op, in the order of the graph."""
+        return [layer for entry in self.passes for layer in entry.layers]
 
     def why_not(self, pass_name: str, node: str) -> str:
         """Why a pass left a node alone, in words.

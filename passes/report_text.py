@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from io import StringIO
 from itertools import groupby
+from math import isinf
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from ..graph.cost_layers import AttentionLayer
 from .report import PassReport, Report
+from .report_quality import evaluation_table, quality_notes, quality_table
 
 WIDTH = 110
 KINDS_SHOWN = 14
@@ -30,8 +32,12 @@ def print_report(report: Report, console: Console) -> None:
     console.print(sizes_table(report))
     if any(_cells(old, old) != _cells(old, new) for old, new in paired(report)):
         console.print(layers_table(report))
+    if report.layers:
+        console.print(quality_table(report.layers), *quality_notes(report.layers), sep="\n")
     if report.errors:
         console.print(errors_table(report))
+    if report.evaluation:
+        console.print(evaluation_table(report.evaluation))
     lines = [f"verified: {report.verified}", *(f"note: {note}" for note in report.notes)]
     if report.before.uncounted:
         lines.append(f"cost: {report.before.uncounted}")
@@ -99,7 +105,7 @@ def sizes_table(report: Report) -> Table:
     before, after = report.before, report.after
     _row(table, "ops", str(sum(before.ops.values())), str(sum(after.ops.values())))
     _row(table, "parameters", f"{before.parameters:,}", f"{after.parameters:,}")
-    _row(table, "bytes", f"{before.bytes:,}", f"{after.bytes:,}")
+    _row(table, "constants MB", f"{before.bytes / 1e6:.4g}", _smaller(before.bytes, after.bytes))
     _row(table, "GFLOPs", giga(before.flops), giga(after.flops))
     written = before.activation_bytes, after.activation_bytes
     _row(table, "activation MB", *(f"{count / 1e6:.4g}" for count in written))
@@ -109,6 +115,12 @@ def sizes_table(report: Report) -> Table:
     if len(kinds) > KINDS_SHOWN:
         _row(table, f"… {len(kinds) - KINDS_SHOWN} more kinds", "", "")
     return table
+
+
+def _smaller(before: int, after: int) -> str:
+    """Megabytes, and how many times smaller that is where it differs."""
+    ratio = f" ({before / after:.2f}× smaller)" if after and before > after else ""
+    return f"{after / 1e6:.4g}{ratio}"
 
 
 def layers_table(report: Report) -> Table:
@@ -180,9 +192,12 @@ def _moved(old: str, new: str) -> str:
 def errors_table(report: Report) -> Table:
     """Verification, one row an output."""
     table = Table(title="verification", title_justify="left")
-    for heading in ("output", "max |Δ|", "max |y|", "relative", "allowed", "SNR dB"):
+    is_lossy = bool(report.layers) or any(isinf(error.tolerance) for error in report.errors)
+    more = ("cosine",) if is_lossy else ()
+    for heading in ("output", "max |Δ|", "max |y|", "relative", "allowed", "SNR dB", *more):
         table.add_column(heading, justify="left" if heading == "output" else "right")
     for error in report.errors:
         numbers = (error.max_abs, error.peak, error.relative, error.tolerance)
-        _row(table, error.name, *(f"{n:.2e}" for n in numbers), f"{error.snr_db:.0f}")
+        cells = [*(f"{n:.2e}" for n in numbers), f"{error.snr_db:.{1 if is_lossy else 0}f}"]
+        _row(table, error.name, *cells, *(f"{error.cosine:.6f}" for _ in more))
     return table

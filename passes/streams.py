@@ -238,7 +238,9 @@ def _is_editable(op: Op | None, axis: int, value: Value) -> bool:
             return axis == 1 and _constant_weights(op) and op.groups == 1
         case Gather():
             indices = op.indices.rank
-            return op.x.constant is not None and op.axis == 0 and axis >= (indices or 0)
+            table = op.x
+            stored = table.constant is not None and table.is_float
+            return stored and op.axis == 0 and axis >= (indices or 0)
     return False
 
 

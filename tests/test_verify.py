@@ -66,6 +66,29 @@ def test_bounds_by_hand():
     assert one([3], [4], rtol=10).tolerance == 0
 
 
+@pytest.mark.parametrize(
+    ("expected", "found", "cosine"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], 1.0),
+        ([3.0, 4.0], [6.0, 8.0], 1.0),
+        ([3.0, 4.0], [-3.0, -4.0], -1.0),
+        ([3.0, 4.0], [4.0, -3.0], 0.0),
+        ([3.0, 4.0], [3.0, 0.0], 0.6),
+        ([0.0, 0.0], [0.0, 0.0], 1.0),
+        ([0.0, 0.0], [1.0, 0.0], 0.0),
+        ([1e300, 0.0], [1e300, 1e300], 0.5**0.5),
+        ([np.inf, 3.0, 4.0], [np.inf, 3.0, 0.0], 0.6),
+        ([np.inf, 1.0], [1.0, 1.0], np.nan),
+        ([np.inf, 1.0], [-np.inf, 1.0], np.nan),
+        ([np.nan, 1.0], [2.0, 1.0], np.nan),
+        ([1j, 1.0], [1j, 0.0], 0.5**0.5),
+    ],
+)
+def test_cosine_by_hand(expected, found, cosine):
+    (error,) = compare(["y"], [np.array(expected)], [np.array(found)])
+    assert error.cosine == pytest.approx(cosine, abs=1e-12, nan_ok=True)
+
+
 def test_other_shapes_types_and_numbers_of_outputs():
     assert one(np.ones(2), np.ones(3)).detail == (
         "expected float64 of shape (2,), got float64 of shape (3,)"

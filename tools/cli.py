@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import PasselError, VerificationError
+from . import cli_quantize  # noqa: F401  (adds its command)
 from .cli_commands import COMMANDS, DISAGREES, app
 from .cli_screen import quiet_libraries
 

@@ -9,7 +9,7 @@ from ..errors import InvalidInput
 from . import cli_options as options
 from .cli_screen import Screen
 
-COMMANDS = ("optimize", "inspect", "passes", "run", "diff", "bench")
+COMMANDS = ("optimize", "quantize", "inspect", "passes", "run", "diff", "bench")
 DISAGREES = 1
 """Exit status when two models do not compute the same."""
 
@@ -18,6 +18,7 @@ HELP = """Make trained ONNX models smaller and faster without changing what they
 \b
 passel in.onnx out.onnx            optimize, verify, write, say what changed
 passel in.onnx --dry-run           the same, but write nothing
+passel quantize in.onnx q.onnx     the same in few bits, and what that costs
 passel inspect in.onnx             what each pass would do, and why not
 passel diff in.onnx out.onnx       do both compute the same?
 passel run out.onnx --threads 4    latency and output shapes
@@ -87,7 +88,7 @@ def optimize(
     order = Order(
         model,
         given_inputs(input_files, inputs, input_shape, seed),
-        _one_output(out, output),
+        one_output(out, output),
         options.split_passes(passes),
         exclude or (),
         opset,
@@ -103,7 +104,12 @@ def optimize(
     carry_out(order, context.obj)
 
 
-def _one_output(out: Path | None, output: Path | None) -> Path | None:
+def one_output(out: Path | None, output: Path | None) -> Path | None:
+    """Where to write, which may be said in two ways.
+
+    Raises:
+        InvalidInput: they differ.
+    """
     if out is not None and output is not None and out != output:
         raise InvalidInput(f"expected one output, got {str(out)!r} and --output {str(output)!r}")
     return output or out

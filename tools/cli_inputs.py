@@ -35,6 +35,11 @@ class GivenInputs:
     seed: int = 0
     symbolic: int = 2
 
+    @property
+    def are_real(self) -> bool:
+        """Whether all or some of the inputs come from files."""
+        return bool(self.files) or self.archive is not None
+
     def tensors(self, values: Sequence[ir.Value]) -> dict[str, torch.Tensor]:
         """A tensor for each of these model inputs, by name and in their order.
 
@@ -60,7 +65,7 @@ class GivenInputs:
         try:
             yield
         except InvalidModel as error:
-            if self.files or self.archive is not None or "while running" not in str(error):
+            if self.are_real or "while running" not in str(error):
                 raise
             raise InvalidModel(
                 f"{error}\nThe inputs were random: give real ones with --input NAME=FILE.npy, or "

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ..backends.ort_forms import fused
 from ..capture import OPSET, Captured, capture
 from ..errors import InvalidInput
 from ..execution import runner
+from ..graph.fx_tensor import to_numpy
 from ..graph.onnx_io import check_writable, raise_opset, read, write
+from ..lower import offer_times_where_asked
+from ..onnx_form import check_opset, file_form, wanted_opset
+from ..passes.base import AnyPass
 from ..passes.report import Report
 from ..pipeline import Job, stage
 from ..verify import failure, first_violation
@@ -31,7 +34,7 @@ class Order:
     model: Path
     inputs: GivenInputs
     output: Path | None
-    passes: Sequence[str] = ("default",)
+    passes: Sequence[str | AnyPass] = ("default",)
     exclude: Sequence[str] = ()
     opset: int | None = None
     verify: bool = True
@@ -42,6 +45,7 @@ class Order:
     report: Path | None = None
     dry_run: bool = False
     verbose: bool = False
+    threads: int = 0
 
 
 @dataclass
@@ -59,9 +63,9 @@ def carry_out(order: Order, screen: Screen) -> None:
     Raises:
         PasselError: as `compiler.export_onnx`.
     """
-    _check_paths(order)
+    check_paths(order)
     with screen.working() as working:
-        outcome = _outcome(order, working)
+        outcome = outcome_of(order, working)
     screen.print(*summary(outcome.before, outcome.after, outcome.report))
     if order.verbose:
         screen.print(*details(outcome.report))
@@ -73,11 +77,12 @@ def carry_out(order: Order, screen: Screen) -> None:
         screen.print(f"wrote {order.output}")
 
 
-def _check_paths(order: Order) -> None:
+def check_paths(order: Order) -> None:
     """Refuse paths that cannot be written before any work is done."""
     if order.output is None and not order.dry_run:
         raise InvalidInput(
-            f"expected where to write: `passel {order.model} out.onnx`, or --dry-run to look only"
+            f"expected where to write: `passel {order.model} out.onnx` (or -o out.onnx), or "
+            "--dry-run to look only"
         )
     for path in (order.output, order.report):
         if path is not None:
@@ -87,20 +92,24 @@ def _check_paths(order: Order) -> None:
         raise InvalidInput(f"--report: expected a file of its own, got {str(order.report)!r}")
 
 
-def _outcome(order: Order, working: Working) -> Outcome:
-    job = Job.of(order.passes, order.exclude, working.on_pass, order.rtol, order.atol)
+def outcome_of(order: Order, working: Working) -> Outcome:
+    """Read, run the passes, verify and write.
+
+    Raises:
+        PasselError: as `compiler.export_onnx`.
+    """
+    job = job_of(order, working)
     report = job.report
     report.model = str(order.model)
     working.say(f"reading {order.model}")
     with stage(report, "read"):
         model = read(order.model)
         before = facts(model, order.model)
-        captured = capture(model, order.inputs.of(model) if order.verify else None)
+        captured = taken_in(order, model, job)
     with stage(report, "opset"):
-        original = _at_opset(model, order.opset, report)
+        original = at_opset(model, order.opset, job)
     with stage(report, "passes"):
-        lowered = job.run(original)
-        lowered = lowered if order.portable else fused(lowered)
+        lowered = file_form(report, job.run(original), portable=order.portable)
     if order.verify:
         working.say("comparing the result with the original")
         with stage(report, "verify"), order.inputs.explained():
@@ -114,16 +123,35 @@ def _outcome(order: Order, working: Working) -> Outcome:
     return Outcome(before, replace(after, file_bytes=_on_disk(order.output, after)), report)
 
 
-def _at_opset(model: ir.Model, asked: int | None, report: Report) -> ir.Model:
+def job_of(order: Order, working: Working) -> Job:
+    """The job that an order describes."""
+    bounds = order.rtol, order.atol
+    job = Job.of(order.passes, order.exclude, working.on_pass, *bounds, order.threads)
+    offer_times_where_asked(job)
+    return job
+
+
+def taken_in(order: Order, model: ir.Model, job: Job) -> Captured:
+    """The model with inputs to verify it on; passes see them only if they are real ones."""
+    if not order.verify and not order.inputs.are_real:
+        return capture(model, None)
+    captured = capture(model, order.inputs.of(model))
+    if order.inputs.are_real:
+        job.context.examples = [[to_numpy(tensor) for tensor in captured.inputs or ()]]
+    return captured
+
+
+def at_opset(model: ir.Model, asked: int | None, job: Job) -> ir.Model:
     """The model at the opset asked for, or else the best one that the conversion reaches."""
     current = model.opset_imports.get("", OPSET)
     if asked is not None and asked < current:
         raise InvalidInput(f"--opset: expected at least {current}, the file's own, got {asked}")
-    raised, reason = raise_opset(model, asked or OPSET)
+    raised, reason = raise_opset(model, wanted_opset(job.passes, asked))
     if reason and asked is not None:
         raise InvalidInput(f"--opset: {reason}")
     if reason:
-        report.notes.append(reason)
+        job.report.notes.append(reason)
+    check_opset(job.passes, raised.opset_imports.get("", current), reason)
     return raised
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from math import isinf
 
 from rich.table import Table
 
@@ -17,7 +18,7 @@ REASONS = 6
 def summary(before: Facts, after: Facts, report: Report) -> list[str | Table]:
     """What changed, how well it agrees, what was left alone, how long it took."""
     lines: list[str | Table] = [comparison(before, after, ("before", "after"))]
-    lines += [labelled("passes", _applied(report)), labelled("agreement", agreement(report))]
+    lines += [labelled("passes", applied(report)), labelled("agreement", agreement(report))]
     lines += [
         labelled("left alone" if not k else "", text) for k, text in enumerate(refused(report))
     ]
@@ -42,6 +43,11 @@ def agreement(report: Report) -> str:
     worst = max(report.errors, key=lambda error: error.relative)
     if worst.max_abs == 0:
         return "every output is equal bit by bit"
+    if isinf(worst.tolerance):
+        return (
+            f"lossy: SNR {worst.snr_db:.1f} dB, cosine {worst.cosine:.6f} at {worst.name!r}; max "
+            f"error {worst.max_abs:.2g}, {worst.relative:.1e} of its largest value (not bounded)"
+        )
     allowed = worst.tolerance / worst.peak if worst.peak else worst.tolerance
     return (
         f"max error {worst.max_abs:.2g} in {worst.name!r}, {worst.relative:.1e} of its largest "
@@ -96,7 +102,7 @@ def _peak_resident() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _applied(report: Report) -> str:
+def applied(report: Report) -> str:
     """How many sites each pass rewrote, over all its runs."""
     sites: Counter[str] = Counter()
     for entry in report.passes:

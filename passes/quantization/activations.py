@@ -8,8 +8,11 @@ import numpy as np
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import (
+    Attention,
+    Conv,
     Dequantize,
     DynamicQuantize,
+    Elementwise,
     Identity,
     Quantize,
     Reshape,
@@ -27,9 +30,8 @@ MOVES = (Identity, Reshape, Slice, Squeeze, Transpose, Unsqueeze)
 def quantize_static(graph: Graph, op: Op, grid: Grid, low: float, high: float) -> np.ndarray:
     """Let operand 0 of `op` go through codes of `grid` that span [low, high]; gives the scale."""
     x = op.require(0)
-    scale, zero = grid.fit(np.array(low, np.float64), np.array(high, np.float64))
-    scale = np.asarray(scale, np.float32)
-    path = moves_above(graph, op)
+    scale, zero = _fit(grid, low, high, x.dtype)
+    path = [] if grid.is_float else moves_above(graph, op)  # a Slice takes no 8-bit floats
     source = path[-1].require(0) if path else x
     codes = _shared(source, grid, scale, zero) or _quantize(graph, source, grid, scale, zero)
     if path:
@@ -54,10 +56,45 @@ def quantize_dynamic(graph: Graph, op: Op) -> None:
     _read(graph, op, codes, x.dtype, scale, zero)
 
 
+def quantize_result(graph: Graph, value: Value, grid: Grid, low: float, high: float) -> None:
+    """Let all that read `value` read codes of `grid` that span [low, high], dequantized."""
+    scale, zero = _fit(grid, low, high, value.dtype)
+    assert value.shape is not None
+    codes = _quantize(graph, graph.renew(value, value.shape), grid, scale, zero)
+    made = codes.producer
+    assert made is not None
+    op = Dequantize(inputs=[codes, *_parameters(codes, [])], outputs=[value], scope=made.scope)
+    graph.add(op, after=made, name=f"{value.name}_dequantize")
+
+
+def result_of(graph: Graph, op: Op) -> Value | None:
+    """What a convolution makes, behind a relu that alone reads it; None for other ops.
+
+    Runtimes have convolutions of integers whose result is quantized as well, and no others; they
+    take the relu in. None too where the result is one of the graph's.
+    """
+    if not isinstance(op, Conv):
+        return None
+    value, reader = op.output, graph.only_reader(op.output)
+    if isinstance(reader, Elementwise) and reader.fn == "relu":
+        value = reader.output
+    return None if graph.is_output(value) or value.shape is None else value
+
+
+def _fit(
+    grid: Grid, low: float, high: float, dtype: np.dtype | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale, a number that `dtype` has, and zero point."""
+    scale, zero = grid.fit(np.array(low, np.float64), np.array(high, np.float64))
+    assert dtype is not None
+    return np.asarray(np.maximum(scale, np.finfo(dtype).tiny), np.float32), zero
+
+
 def moves_above(graph: Graph, op: Op) -> list[Op]:
     """Moves between operand 0 of `op` and its source, from the last to the first.
 
-    Only moves whose results nothing else reads.
+    Only moves whose results nothing else reads. Those right after attention stay with it: runtimes
+    have it write the result as they want it.
     """
     path: list[Op] = []
     value, reader = op.require(0), op
@@ -65,19 +102,22 @@ def moves_above(graph: Graph, op: Op) -> list[Op]:
         reader = value.producer
         path.append(reader)
         value = reader.require(0)
-        if value.constant is not None or not value.is_float:
-            return []
+    if value.constant is not None or not value.is_float or isinstance(value.producer, Attention):
+        return []
     return path
 
 
 def _shared(source: Value, grid: Grid, scale: np.ndarray, zero: np.ndarray) -> Value | None:
     """Codes of the same format and scale that another reader asked for."""
-    for reader in source.readers:
+    above = source.producer
+    made = [above.x.producer] if isinstance(above, Dequantize) else []
+    for reader in (*made, *source.readers):
         if not isinstance(reader, Quantize) or reader.output.dtype != grid.dtype:
             continue
         old = None if reader.zero_point is None else reader.zero_point.constant
         if reader.axis is None and reader.scale.constant is not None and old is not None:
-            same = np.array_equal(reader.scale.array(), scale)
+            held = reader.scale.array()
+            same = np.array_equal(held, scale.astype(held.dtype))
             if same and float(old.array()) == float(zero):
                 return reader.output
     return None

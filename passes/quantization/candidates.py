@@ -20,6 +20,8 @@ KINDS: dict[str, type[Op]] = {
 SPELLINGS = {"MatMul": "Linear", "Gemm": "Linear", "Gather": "Embedding"}
 """ONNX's names for them."""
 DEFAULT_KINDS = ("Linear", "Conv")
+TYPES = (np.dtype(np.float32), np.dtype(np.float16))
+"""Types of weights that are quantized: ONNX has no scales in float64."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def structural_refusal(op: Op, needs: Needs) -> Refusal | None:
     weight = weight_of(op)
     if weight.constant is None:
         return Refusal("the weight is computed at run time", op.name)
-    if weight.dtype not in (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)):
-        return Refusal("the weight is not float", op.name, str(weight.dtype))
+    if weight.dtype not in TYPES:
+        detail = f"{weight.dtype}: convert the model first, no kernel multiplies it in fewer bits"
+        return Refusal("the weight is neither float32 nor float16", op.name, detail)
     if isinstance(op, Conv) and op.transposed:
         return Refusal("transposed convolutions are not quantized", op.name)
     array = weight.array()

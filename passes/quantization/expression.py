@@ -1,5 +1,7 @@
 """The arithmetic that makes a weight of tables, several parts and factors, written into a graph."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 
@@ -9,6 +11,7 @@ from .rounded import Part, Rounded
 
 INT32 = np.dtype(np.int32)
 UINT4 = np.dtype(ml_dtypes.uint4)
+FP4 = "float4_e2m1fn"
 
 
 class Writer:
@@ -60,6 +63,7 @@ def write_sum(graph: Graph, op: Op, rounded: Rounded, *, by_columns: bool) -> Va
 
 def _part(writer: Writer, part: Part) -> Value:
     """scale·value(codes) + offset as [O, I'], I' being the columns that the part holds."""
+    part = _tabulated(part)
     codes = _blocked(part)
     shape = codes.shape
     scale, offset = part.scale[:, :, None], _offset(part)
@@ -70,8 +74,9 @@ def _part(writer: Writer, part: Part) -> Value:
         value = writer.add(Cast(inputs=[stored], dtype=writer.dtype), shape)
         held = None
     else:
-        index = _index(writer, codes, part.table)
-        value = _looked_up(writer, part.table, index, shape)
+        table = _table(part)
+        index = _index(writer, codes, table)
+        value = _looked_up(writer, table, index, shape)
         held = None if part.mask is None else _held(writer, part.table, index, shape)
     value = writer.binary("mul", value, scale, shape)
     if offset is not None:
@@ -80,6 +85,15 @@ def _part(writer: Writer, part: Part) -> Value:
             shift = writer.binary("mul", held, offset, shape)
         value = writer.binary("add", value, shift, shape)
     return _flat(writer, value, shape, part.codes.shape)
+
+
+def _tabulated(part: Part) -> Part:
+    """Codes of 4-bit floats, which runtimes cannot cast, as codes of a table of their values."""
+    if part.format.grid.name != FP4:
+        return part
+    values = np.arange(16).astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float64)
+    table = np.unique(values)
+    return replace(part, codes=np.searchsorted(table, part.codes), table=table)
 
 
 def _blocked(part: Part) -> np.ndarray:
@@ -110,20 +124,26 @@ def _offset(part: Part) -> np.ndarray | None:
     return moved if offset is None else offset + moved
 
 
+def _table(part: Part) -> np.ndarray:
+    """The table, with 0 after it for what a mask hides."""
+    assert part.table is not None
+    if part.mask is None:
+        return part.table
+    return np.concatenate([part.table, np.zeros((*part.table.shape[:-1], 1))], axis=-1)
+
+
 def _index(writer: Writer, codes: np.ndarray, table: np.ndarray) -> Value:
-    entries = table.shape[-1] + 1
-    stored = writer.constant(codes.astype(UINT4 if entries <= 16 else np.uint8), "codes")
+    stored = writer.constant(codes.astype(UINT4 if table.shape[-1] <= 16 else np.uint8), "codes")
     return writer.add(Cast(inputs=[stored], dtype=INT32), codes.shape, INT32)
 
 
 def _looked_up(writer: Writer, table: np.ndarray, index: Value, shape: tuple[int, ...]) -> Value:
-    """Entries of a table [K] or [O, K], 0 for code K."""
-    wide = np.concatenate([table, np.zeros((*table.shape[:-1], 1))], axis=-1)
-    if wide.ndim == 2:
-        starts = np.arange(len(wide), dtype=np.int32).reshape(-1, 1, 1) * wide.shape[1]
+    """Entries of a table [K] or [O, K]."""
+    if table.ndim == 2:
+        starts = np.arange(len(table), dtype=np.int32).reshape(-1, 1, 1) * table.shape[1]
         by = writer.constant(starts, "starts")
         index = writer.add(Elementwise(inputs=[index, by], fn="add"), shape, INT32)
-    held = writer.number(wide.reshape(-1), "table")
+    held = writer.number(table.reshape(-1), "table")
     return writer.add(Gather(inputs=[held, index], axis=0), shape)
 
 

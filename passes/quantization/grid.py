@@ -92,6 +92,13 @@ class Grid:
         return np.clip(np.rint(x / scale) + zero, self.low, self.high)
 
 
+def settle(scale: np.ndarray) -> np.ndarray:
+    """Scales as they will be stored: positive normal float32 numbers, held in float64."""
+    bounded = np.clip(scale, float(FLOAT32.tiny), float(FLOAT32.max))
+    return bounded.astype(np.float32).astype(np.float64)
+
+
+FLOAT32 = np.finfo(np.float32)
 _INTEGERS = (
     *(f"int{bits}" for bits in range(2, 9)),
     "int16",

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SHRINKAGE = 0.1
+"""λ of `LayerData.target`. Trained models, weights in 3 bits by `mse+gptq`: a digits ViT goes from
+21.2 dB at 1e-6 to 27.0 dB at 0.1 and 27.5 dB at 1, a character model from perplexity 4.92 to 4.80
+and 4.80."""
+
 
 @dataclass(frozen=True)
 class LayerData:
@@ -29,9 +34,10 @@ class LayerData:
     name: str = ""
 
     def error(self, rounded: np.ndarray) -> float:
-        """E‖W·x_float − Ŵ·x‖² up to the part that no Ŵ can change; ‖W − Ŵ‖² without statistics.
+        """How far Ŵ is from the best float weight T: tr((T − Ŵ)·second·(T − Ŵ)ᵀ).
 
-        With T = W·cross·second⁻¹ the best float weight, it is tr((T − Ŵ)·second·(T − Ŵ)ᵀ).
+        That is E‖W·x_float − Ŵ·x‖² up to the part that no Ŵ can change, but for the shrinkage of T
+        (`target`); ‖W − Ŵ‖² without statistics.
         """
         delta = self.target() - rounded
         if self.second is None:
@@ -39,12 +45,16 @@ class LayerData:
         return float(((delta @ self.second) * delta).sum())
 
     def target(self) -> np.ndarray:
-        """T, the float weight that answers best on the inputs seen: W itself without `cross`."""
+        """T, the float weight that answers best on the inputs seen: W itself without `cross`.
+
+        T = W + W·(cross − second)·(second + λI)⁻¹ with λ = `SHRINKAGE`·mean(diag second), which
+        draws T towards W: a few hundred samples say little of directions in which x hardly varies.
+        """
         weight = self.weight.astype(np.float64)
         if self.cross is None or self.second is None:
             return weight
-        damped = self.second + 1e-6 * max(float(np.trace(self.second)), 1e-30) / len(
-            self.second
-        ) * np.eye(len(self.second))
+        width = len(self.second)
+        ridge = SHRINKAGE * max(float(np.trace(self.second)), 1e-30) / width
+        damped = self.second + ridge * np.eye(width)
         correction: np.ndarray = np.linalg.solve(damped, (self.cross - self.second).T).T
         return weight + weight @ correction

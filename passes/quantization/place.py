@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...graph import Op, Value
+from ...graph import Op, Value, bits_of
 from ...graph.ops import Conv, Elementwise, Gather, Linear
 from ..base import Refusal
 from ..driver import Pattern
@@ -56,11 +56,11 @@ class Form:
 
 def decide(op: Op, scheme: Scheme, placement: "str | Placement") -> Form | Refusal:
     """The form of one product."""
-    if isinstance(op, Gather):
-        return Form(EMBEDDING)
     asked = next((f for p, f in pairs(placement) if Pattern(p).matches(op)), None)
     if asked == "float":
         return Refusal("placed in float", op.name)
+    if isinstance(op, Gather):
+        return Form(EMBEDDING)
     if asked is None and placement != "all":
         refusal = unprofitable(op, scheme)
         if refusal is not None:
@@ -80,7 +80,8 @@ def form_of(op: Op, scheme: Scheme, asked: str | None) -> Form:
         weight = Format(weight.grid, 0)
     if asked == "weight" or scheme.activation is None:
         return Form(weight)
-    dynamic = scheme.dynamic or (scheme.mixed and follows_activation(op.require(0)))
+    is_wide = isinstance(op, Linear) and follows_activation(op.require(0))
+    dynamic = scheme.dynamic or (scheme.mixed and is_wide)
     if asked in ("static", "dynamic"):
         dynamic = asked == "dynamic"
     return Form(weight, scheme.activation, dynamic)
@@ -105,6 +106,25 @@ def _conv_refusal(op: Conv, scheme: Scheme) -> Refusal | None:
     if op.groups == 1 and isinstance(channels, int) and channels < CHANNELS:
         return Refusal("a convolution of few channels is faster in float", op.name)
     return None
+
+
+KERNELS = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
+"""Blocks that ONNX Runtime 1.32 has fast products for on a CPU, by bits as stored."""
+IN_FLOAT = "no kernel: multiplied in float, with the weight dequantized"
+BOTH_SIDES = "ONNX Runtime rounds what it is multiplied with to 8 bits too, by blocks"
+
+
+def kernel_notes(op: Op, form: Form) -> tuple[str, ...]:
+    """What a user should know of how a form runs: without a kernel, or in fewer bits than asked."""
+    grid, block = form.weight.grid, form.weight.block
+    stored = 0 if grid.is_float else bits_of(grid.dtype)
+    if isinstance(op, Gather):
+        return ()
+    if form.activation is not None and (isinstance(op, Conv) or not form.dynamic):
+        return () if stored == 8 and block <= 0 and not form.dynamic else (IN_FLOAT,)
+    if isinstance(op, Conv) or (block > 0 and block not in KERNELS.get(stored, ())) or not stored:
+        return (IN_FLOAT,)
+    return (BOTH_SIDES,) if form.activation is None and stored != 4 else ()
 
 
 def follows_activation(value: Value) -> bool:

@@ -15,6 +15,7 @@ from ...graph import Op, Value
 from ...graph.snapshot import Snapshot
 from ...progress import say
 from ..base import Refusal
+from .activations import result_of
 from .budget import Budget
 from .candidates import matrix_of
 from .greedy import Ladder, Option, choose
@@ -112,13 +113,16 @@ class Plan:
 
     def _forms(self, op: Op, own: Form) -> list[Form | None]:
         """Forms that may be tried; a placement gives way to the budget."""
-        return forms_of(op, own, self.budget) if self.budget else [own]
+        return forms_of(self.graph, op, own, self.budget) if self.budget else [own]
 
     def _quick(self, op: Op, form: Form) -> Product:
         """A product rounded without data: fast, and hardly less precise than it will be."""
         layer = LayerData(matrix_of(op), name=op.name)
         rounded = round_weight(layer, form.weight, self.work.stages_of(op, form, blind=True))
-        return Product(op, form, _narrow(rounded), *self.ranges.get(op.require(0), (0.0, 0.0)))
+        made = result_of(self.graph, op)
+        result = None if made is None else self.ranges.get(made)
+        low, high = self.ranges.get(op.require(0), (0.0, 0.0))
+        return Product(op, form, _narrow(rounded), low, high, result=result)
 
     def _options(
         self, op: Op, forms: Sequence[Form | None], tried: Sequence[Product], noise: Sequence[float]
@@ -126,10 +130,9 @@ class Plan:
         for product, lost in zip(tried, noise, strict=True):
             with trial(self.graph, product):
                 growth = held(self.graph) - self.before
-            cost = cost_of(op, product.form, growth)
-            yield Option(product.form, growth, min(lost, WORST), cost)
+            yield Option(product.form, growth, min(lost, WORST), cost_of(op, product.form))
         if None in forms:
-            yield Option(None, 0, 0.0, cost_of(op, None, 0))
+            yield Option(None, 0, 0.0, cost_of(op, None))
 
     # -- choosing ----------------------------------------------------------------------------------
 

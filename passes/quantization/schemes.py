@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from ...graph.onnx_quant_opset import opset_for
+from .expression import FP4, UINT4
 from .grid import Grid
 from .rounded import Format
 
@@ -29,6 +31,18 @@ class Scheme:
     mixed: bool = False
     stages: tuple[str, ...] = ("rtn",)
     fixed: bool = False
+
+    @property
+    def opset(self) -> int:
+        """The first ONNX opset with the scheme's formats.
+
+        Codes of one bit, and 4-bit floats, are stored as 4-bit indices of a table.
+        """
+        grid, block = self.weight.grid, max(self.weight.block, 0)
+        by_table = grid.bits == 1 or grid.name == FP4
+        needs = [opset_for(UINT4) if by_table else opset_for(grid.dtype, block=block)]
+        needs += [opset_for(self.activation.dtype)] if self.activation is not None else []
+        return max(needs)
 
     @property
     def is_static(self) -> bool:

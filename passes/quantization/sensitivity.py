@@ -80,7 +80,7 @@ class Sensitivity:
             found = self._floats(run([*sample, *(kept[index] if inputs else ())]))
             for place, pair in enumerate(zip(self._expected[index], found, strict=True)):
                 power[:, place] += _powers(*pair)
-        return max(_ratio(signal, lost) for signal, lost in power.T)
+        return max(_ratio(float(signal), float(lost)) for signal, lost in power.T)
 
     def each(self, trials: Trials) -> Iterator[tuple[Op, list[float]]]:
         """The noise of each product tried alone."""
@@ -97,11 +97,8 @@ class Sensitivity:
             kept = self._advanced(segment, kept)
 
     def _alone(self, product: Product, cut: Sequence[Value], kept: Sequence[Arrays]) -> float:
-        types = [value.dtype for value in cut]
         with trial(self.graph, product):
-            if types == [value.dtype for value in cut]:
-                return self.noise(cut, kept)
-            return self.noise()  # the Quantize went above the cut, which is codes now
+            return self.noise(cut, kept)
 
     def _advanced(self, segment: Segment, kept: Sequence[Arrays]) -> list[Arrays]:
         """What the float model has at the segment's end."""

@@ -7,9 +7,9 @@ import numpy as np
 from ...graph import Graph, Op, Value
 from ...graph.ops import Cast, Conv, Dequantize, Elementwise, Gather, Linear, Reshape
 from ..base import LayerQuality, Refusal
-from .activations import quantize_dynamic, quantize_static
+from .activations import quantize_dynamic, quantize_result, quantize_static, result_of
 from .layer import LayerData
-from .place import Form
+from .place import Form, kernel_notes
 from .rounded import Rounded
 from .stored import is_plain, write_weight
 
@@ -38,6 +38,7 @@ class Product:
         rounded: its weight.
         low, high: range of the activation, where its format is static.
         quality: for the report.
+        result: range of what it makes, where that is quantized too.
     """
 
     anchor: Op
@@ -47,6 +48,7 @@ class Product:
     high: float = 0.0
     quality: LayerQuality | None = None
     refusal: Refusal | None = None
+    result: tuple[float, float] | None = None
 
     @property
     def touched(self) -> tuple[Op, ...]:
@@ -69,6 +71,9 @@ class Product:
         else:
             scale = quantize_static(graph, self.anchor, self.form.activation, self.low, self.high)
             _write_bias(graph, self.anchor, self.rounded, scale)
+            made = result_of(graph, self.anchor)
+            if self.result is not None and made is not None and is_plain(self.rounded):
+                quantize_result(graph, made, self.form.activation, *self.result)
 
 
 def quality_of(op: Op, form: Form, rounded: Rounded, layer: LayerData) -> LayerQuality:
@@ -84,6 +89,8 @@ def quality_of(op: Op, form: Form, rounded: Rounded, layer: LayerData) -> LayerQ
     notes = rounded.notes
     if not is_plain(rounded):
         notes = (*notes, "no kernel: computed in float from what is stored when the model loads")
+    else:
+        notes = (*notes, *kernel_notes(op, form))
     return LayerQuality(
         op.name, str(form), rounded.method, bits, decibels(signal, noise), seen, notes
     )
@@ -158,7 +165,7 @@ def _write_bias(graph: Graph, op: Linear | Conv, rounded: Rounded, scale: np.nda
     steps = float(scale) * part.scale.reshape(-1)
     bias = op.bias.array()
     codes = np.rint(bias.astype(np.float64) / steps)
-    if np.abs(codes).max(initial=0) > INT32.max or bias.dtype != np.float32:
+    if not np.abs(codes).max(initial=0) <= INT32.max or bias.dtype != np.float32:  # NaN too
         return
     per_channel = steps.size > 1
     scales = (steps if per_channel else steps.reshape(())).astype(np.float32)

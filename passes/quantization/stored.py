@@ -10,13 +10,15 @@ import numpy as np
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import Dequantize
-from .expression import Writer, write_sum
+from .expression import FP4, Writer, write_sum
 from .rounded import Part, Rounded
 
 
 def is_plain(rounded: Rounded) -> bool:
     """Whether the weight is one tensor of codes with scales."""
     part = rounded.parts[0]
+    if part.format.grid.name == FP4:
+        return False
     extras = (part.table, part.columns, part.offset, part.mask, rounded.rows, rounded.columns)
     return len(rounded.parts) == 1 and all(extra is None for extra in extras)
 

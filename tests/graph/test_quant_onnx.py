@@ -128,7 +128,8 @@ def test_activations(name, axis, block, opset):
     assert quantized_opset(graph) <= opset
     found, proto = again(graph)
     (quantize,), (dequantize,) = found.walk(o.Quantize), found.walk(o.Dequantize)
-    assert facts(quantize) == (dtype, axis, block, dtype)  # a zero is always written out
+    named = name.startswith("float8") and opset >= 21  # else a zero is written out
+    assert facts(quantize) == (dtype, axis, block, None if named else dtype)
     assert facts(dequantize) == (dtype, axis, block, None if zero is None else dtype)
     if name not in LACKING:
         np.testing.assert_allclose(found.run([X])[0], on_ort(proto, X)[0], atol=1e-5)

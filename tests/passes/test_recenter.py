@@ -356,3 +356,22 @@ def calls_of(model: nn.Module) -> int:
 
 def test_mlp_is_what_the_default_branch_is():
     assert isinstance(Block().branches[0], type(mlp()))
+
+
+class Stored8Bit(Block):
+    """An embedding table of int8 codes, made float by a cast and a scale."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=1)
+        self.register_buffer("codes", torch.randint(-100, 100, (VOCABULARY, WIDTH)).to(torch.int8))
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.codes[ids].double() * 0.01
+
+
+@pytest.mark.parametrize("view", ["fx", "onnx"])
+def test_a_table_of_codes_is_not_edited(view):
+    model, inputs = Stored8Bit().double().eval(), some_ids()
+    graph = lifted(model, inputs, view)
+    apply(graph, *(one.spec for one in BEFORE), "recenter")
+    assert error(outputs(graph, inputs), expected(model, inputs)) <= 1e-12

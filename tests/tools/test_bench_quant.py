@@ -24,8 +24,12 @@ from passel.tools.bench.quant_work import Place, key, read_arrays, write_arrays
 WIDTH = 64
 
 
+MIX = torch.randn(WIDTH // 4, WIDTH, generator=torch.Generator().manual_seed(0)) / 4
+"""Makes features depend on one another, which is what GPTQ makes use of."""
+
+
 def sample(index: int) -> tuple[torch.Tensor, ...]:
-    return (torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(index)),)
+    return (torch.randn(8, WIDTH // 4, generator=torch.Generator().manual_seed(index)) @ MIX,)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     exported = torch.onnx.export(module, sample(0), dynamo=True, verbose=False)
     assert exported is not None
     exported.save(folder / "float.onnx")
-    tiny = Case("mlp", module, sample, calibration=4, judged=3)
+    tiny = Case("mlp", module, sample, calibration=16, judged=3)
     return Job(tiny, folder / "float.onnx", folder, threads=1)
 
 
@@ -238,7 +242,7 @@ def test_openvino_with_nncf(job: Job, tmp_path: Path) -> None:
     if SIDES["openvino-nncf:transformer"].missing:
         pytest.skip("needs passel[peers]")
     assert quant_openvino.RECIPES["openvino-nncf:transformer"].packages == ("openvino", "nncf")
-    assert 1e-4 < error_of("openvino-nncf:transformer", job, tmp_path) < 0.05
+    assert 1e-4 < error_of("openvino-nncf:transformer", job, tmp_path) < 0.15
 
 
 def test_onnxsim_rounds_to_4_bits(job: Job, tmp_path: Path) -> None:
@@ -248,7 +252,7 @@ def test_onnxsim_rounds_to_4_bits(job: Job, tmp_path: Path) -> None:
     (tmp_path / "gptq").mkdir()
     nearest = error_of("onnxsim-w4:rtn", job, tmp_path / "rtn")
     assert 0.01 < nearest < 0.2
-    assert 0.01 < error_of("onnxsim-w4:gptq", job, tmp_path / "gptq") < nearest
+    assert 1e-3 < error_of("onnxsim-w4:gptq", job, tmp_path / "gptq") < nearest
     assert not any(recipe.timed for recipe in quant_onnxsim.RECIPES.values())
 
 

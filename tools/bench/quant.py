@@ -73,8 +73,6 @@ def quant(
       passel bench --quant --models vit-s --seconds 20
       passel bench --quant --models minilm --sides "ort-*,passel-int8"
     """
-    from . import machine
-
     names = [name.strip() for name in models.split(",") if name.strip()]
     for name in names:
         if name not in MODELS:
@@ -83,18 +81,27 @@ def quant(
     plans = {name: chosen(wanted, name) for name in names}
     plan = Plan(work_dir.resolve(), seconds, trial, threads or os.cpu_count() or 1, build_limit)
     found: dict[str, list[Row]] = {}
-    console, err = Console(), Console(stderr=True)
+    # A file has no edge to fold the table at.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    err = Console(stderr=True)
     with err.status("starting") as status:
         for name in names:
             found[name] = measure(name, plans[name], plan, status.update)
     for name, rows in found.items():
         console.print(table(name, rows, Place(plan.root, name).float_model(), plan.threads))
     if json_path is not None:
-        facts = {name: Place(plan.root, name).float_model() for name in names}
-        content = {"machine": machine(plan.threads), "models": rows_to_json(found, facts)}
-        temporary = json_path.with_name(f".{json_path.name}.tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(json_path)
+        write_json(json_path, found, plan)
+
+
+def write_json(path: Path, found: "dict[str, list[Row]]", plan: Plan) -> None:
+    """Write all rows beside what they were measured on."""
+    from . import machine
+
+    facts = {name: Place(plan.root, name).float_model() for name in found}
+    content = {"machine": machine(plan.threads), "models": rows_to_json(found, facts)}
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def measure(model: str, sides: "list[str]", plan: Plan, say: Say) -> "list[Row]":

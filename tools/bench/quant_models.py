@@ -73,12 +73,9 @@ def vit_s() -> Case:
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
-        hidden_size=384,
-        num_hidden_layers=12,
-        num_attention_heads=6,
-        intermediate_size=1536,
-        num_labels=1000,
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536
     )
+    config.num_labels = 1000
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Case("vit-s", Logits(ViTForImageClassification(config)).eval(), _image)

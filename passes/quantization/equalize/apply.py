@@ -8,9 +8,10 @@ moves of elements, products (onto one factor, so an up-projection takes that of 
 positive) and attention: Σ_t p_t·(v_t/s) = (Σ_t p_t·v_t)/s, onto the values of each head.
 Exactness: reassociates; computed in float64 and rounded once a weight; powers of two are exact.
 Legality: every reader is a Linear that reads x once, with a constant weight of its own; x is no
-output; all the way back to where 1/s stops, values have no other reader. A GELU or SiLU lets no
-scale through, and neither do key-value heads that several query heads share: their scales differ.
-Effect: no op is added; with `insert`, one product a value where nothing can take 1/s.
+output (with `insert` other readers stay as they are); all the way back to where 1/s stops, values
+have no other reader. A GELU or SiLU lets no scale through, and neither do key-value heads that
+several query heads share: their scales differ.
+Effect: no op is added; with `insert`, one product a value and nothing before it changes.
 References: Lin et al. 2023 (AWQ), arXiv:2306.00978; Xiao et al. 2022 (SmoothQuant),
 arXiv:2211.10438.
 """
@@ -34,7 +35,7 @@ def equalize(graph: Graph, value: Value, scale: np.ndarray, *, insert: bool = Fa
         graph: not changed until the edits are applied, in order.
         value: [..., I].
         scale: s [I], positive.
-        insert: multiply by 1/s in front of the readers where nothing before can take it.
+        insert: multiply by 1/s in front of the Linears, whatever else reads the value.
 
     Raises:
         ValueError: scales of another length, or not positive and finite.
@@ -48,13 +49,15 @@ def equalize(graph: Graph, value: Value, scale: np.ndarray, *, insert: bool = Fa
         raise ValueError(f"expected positive finite scales for {value.name}")
     if ill_conditioned(scale):
         return Refusal("the scale is too small or too large to invert", value.name)
-    refusal = _refuse(graph, value)
+    refusal = _refuse(graph, value, insert)
     if refusal is not None:
         return refusal
     return [] if np.all(scale == 1) else _planned(graph, value, scale, insert)
 
 
-def _refuse(graph: Graph, value: Value) -> Refusal | None:
+def _refuse(graph: Graph, value: Value, insert: bool) -> Refusal | None:
+    if insert:
+        return None if any(_linears(value)) else Refusal("no Linear reads the value", value.name)
     if value.constant is not None:
         return Refusal("the value is a constant", value.name)
     if graph.is_output(value):
@@ -76,14 +79,19 @@ def _planned(graph: Graph, value: Value, scale: np.ndarray, insert: bool) -> Pla
             return plan
         edits += plan
     inverse = Diagonal.of(rank, 1.0 / scale, None)
+    if insert:
+        return [_inserted(value, inverse), *edits]
     divided = Divider(graph, gains=True).divide(value, inverse)
-    if not isinstance(divided, Refusal):
-        return [*divided, *edits]
-    return [_inserted(value, inverse), *edits] if insert else divided
+    return divided if isinstance(divided, Refusal) else [*divided, *edits]
 
 
 def _linears(value: Value) -> Iterator[Linear]:
-    return (op for op in value.readers if isinstance(op, Linear))
+    """The Linears that multiply with the value, and read it once."""
+    return (
+        op
+        for op in value.readers
+        if isinstance(op, Linear) and op.inputs.count(value) == 1 and op.x is value
+    )
 
 
 class Divider(Puller):
@@ -113,19 +121,19 @@ class Divider(Puller):
 
 
 def _inserted(value: Value, inverse: Diagonal) -> Edit:
-    """Compute inverse(value) for all that read `value` now."""
+    """Compute inverse(value) for the Linears that read `value` now."""
 
     def apply(graph: Graph) -> None:
-        readers, producer = list(value.uses), value.producer
+        readers, producer = list(_linears(value)), value.producer
         name = f"{value.name}_equalized"
         factor = graph.constant(inverse.scale.astype(value.dtype), f"{name}_scale")
-        scope = readers[0][0].scope
+        scope = readers[0].scope
         op = Affine(inputs=[value, factor], name=graph.fresh_name(name), scope=scope)
         if producer is None:
             graph.prepend(op, (value.shape, value.dtype))
         else:
             graph.add(op, (value.shape, value.dtype), after=producer)
-        for reader, index in readers:
-            graph.set_input(reader, index, op.output)
+        for reader in readers:
+            graph.set_input(reader, 0, op.output)
 
     return Edit(next(_linears(value)), apply)

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..grid import settle
 from ..layer import LayerData
 from ..rounded import Format, Part, Rounded
 from .descent import Adam, pieces
-from .problem import Problem, finish, pose, settle, without_statistics
+from .problem import Problem, finish, pose, without_statistics
 
 RATE = 0.01
 

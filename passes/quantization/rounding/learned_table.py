@@ -11,7 +11,6 @@ Effect: a turn costs about `STEPS` + 2 products [O, I]·[I, I].
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from ..rounded import Part
 from .tables import stored_scale
@@ -105,6 +104,8 @@ def adam(
 
     Works in units of the table's mean gap and of the first loss, in float32.
     """
+    import torch  # late: passes can be listed without it
+
     assert part.table is not None
     shared = part.table.ndim == 1
     groups = np.zeros_like(labels) if shared else labels

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..grid import Grid
+from ..grid import Grid, settle
 from ..layer import LayerData
 from ..rounded import Format, Rounded, padded
-from .problem import Problem, finish, pose, settle
+from .problem import Problem, finish, pose
 
 ENDS = np.linspace(0.1, 1.3, 61)
 FLOAT_ENDS = np.linspace(0.1, 2.5, 121)

@@ -5,7 +5,8 @@ Why: powers are the continuous automorphisms of the positive numbers under multi
 (|w|/m)^a is the one-parameter family of grids between even (a = 1) and near binary (a -> 0); bell
 shapes want a < 1. For scales m fixed, the weighted error Σ E[x_j²]·(W − Ŵ)²_ij depends on a alone
 and has one valley, with small dips where codes are many and weights few: the best of a fine scan
-of exponents is refined between its two neighbours. Outliers set m, so m is then clipped per block for that a, and both are repeated.
+of exponents is refined between its two neighbours. Outliers set m, so m is then clipped per block
+for that a, and both are repeated.
 Exactness: approximate; 0 stays 0. Never above the even grid of the same m and n (a = 1 is tried),
 and each repetition is kept only if the error falls. Codes are nearest by value, not by power as
 in the paper, which can only lower the error.

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..grid import settle
 from ..layer import LayerData
 from ..rounded import Format, Part, Rounded
 from .rtn import nearest
-
-FLOAT32 = np.finfo(np.float32)
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,6 @@ def check(layer: LayerData) -> None:
             raise ValueError(
                 f"{layer.name}: expected finite numbers in {name}, got {bad} that are not"
             )
-
-
-def settle(scale: np.ndarray) -> np.ndarray:
-    """Scales as they will be stored: positive normal float32 numbers, held in float64."""
-    bounded = np.clip(scale, float(FLOAT32.tiny), float(FLOAT32.max))
-    return bounded.astype(np.float32).astype(np.float64)
 
 
 def finish(

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..grid import settle
 from ..rounded import Format, Part, Rounded
-from .problem import settle
 from .tables import nearest_entries, nearest_entries_by_row, quotient, stored_scale
 
 LEAST_EXPONENT, MOST_EXPONENT = -126, 127  # of a normal float32

@@ -6,6 +6,7 @@ References: Jacob et al. 2018, arXiv:1712.05877.
 
 import numpy as np
 
+from ..grid import settle
 from ..layer import LayerData
 from ..rounded import Format, Part, Rounded
 
@@ -21,7 +22,7 @@ def nearest(
     weight: np.ndarray, wanted: Format, scale: np.ndarray, zero: np.ndarray, *, method: str
 ) -> Rounded:
     """The nearest codes at given scales (rounded to float32 first) and zero points."""
-    scale = scale.astype(np.float32).astype(np.float64)
+    scale = settle(scale)
     width = weight.shape[1]
     codes = wanted.grid.encode(
         weight.astype(np.float64), wanted.spread(scale, width), wanted.spread(zero, width)

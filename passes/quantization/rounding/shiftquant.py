@@ -4,10 +4,11 @@ Rewrite: scale [O, blocks]  ->  s_o·2^−e_g, e_g whole numbers from 0 to `MOST
 chosen anew.
 Why: Σ_g 2^−e_g·Σ_{j in g} K_oj·x_j is one integer sum with shifts, and the 2^−e_g, being the same
 in every row, move into the other operand's scales without rounding. With M_g = max_o of
-s_og/max_g s_og, ⌊−log₂ M_g⌋ is the most that block g can be shifted without any s_o growing. From
-there, and from no shifts at all, in turn each e_g goes to the neighbour of least
-Σ E[x_j²]·(W − Ŵ)²_ij (blocks are independent at fixed s_o) and each s_o to the best of a few
-smaller ones (rows are independent at fixed e_g); the better end is taken.
+s_og/max_g s_og, ⌊−log₂ M_g⌋ is the most that block g can be shifted without any s_o growing; within
+its range the finer grid holds every value of the coarser one, so this costs no accuracy. From
+there, in turn each e_g goes to the neighbour of least Σ E[x_j²]·(W − Ŵ)²_ij (blocks are
+independent at fixed s_o) and each s_o to the best of a few smaller ones (rows are independent at
+fixed e_g).
 Exactness: approximate; no step raises the error, which ends at most at that of one scale a row.
 Legality: blocks of columns; with one scale a row there is nothing to shift, and a note says so.
 Scales stay [O, blocks], so that codes may be chosen at them anew (`gptq`).
@@ -53,16 +54,7 @@ def shiftquant(layer: LayerData, wanted: Format, start: Rounded | None = None) -
 def shifted_scales(part: Part, weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """[O, blocks] of the form s_o·2^−e_g, from the free scales of `part`."""
     free = needed(part, weight)
-    most = most_shifts(free)
-    found = [descended(part, weight, columns, free, e) for e in (most, np.zeros_like(most))]
-    errors = [block_errors(recoded(part, weight, one), weight, columns).sum() for one in found]
-    return found[int(np.argmin(errors))]
-
-
-def descended(
-    part: Part, weight: np.ndarray, columns: np.ndarray, free: np.ndarray, shifts: np.ndarray
-) -> np.ndarray:
-    """The scales that coordinate descent reaches from `shifts` and the s_o that cover with them."""
+    shifts = most_shifts(free)
     base = covering(free, shifts)
     for _ in range(ROUNDS):
         before = base, shifts
@@ -70,8 +62,7 @@ def descended(
         base = better_base(part, weight, columns, base, shifts)
         if np.array_equal(before[0], base) and np.array_equal(before[1], shifts):
             break
-    lowest = shifts.min()
-    return base * power_of_two(-lowest) * power_of_two(lowest - shifts)
+    return base * power_of_two(-shifts)
 
 
 def needed(part: Part, weight: np.ndarray) -> np.ndarray:

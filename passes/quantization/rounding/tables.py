@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..grid import Grid
+from ..grid import Grid, settle
 from ..rounded import Format, Part
-from .problem import settle
 
 
 def nearest_entries(values: np.ndarray, table: np.ndarray) -> np.ndarray:

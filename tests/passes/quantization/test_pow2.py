@@ -109,6 +109,29 @@ def test_a_range_of_one_sign_stays_covered_in_an_asymmetric_format():
     assert (error <= wanted.spread(part.scale, 32) / 2 + 1e-12).all()
 
 
+def test_zero_points_keep_the_lower_end_where_it_was():
+    weight = np.random.default_rng(0).uniform(-0.2, 1, (4, 32))
+    wanted = Format(Grid("int4", symmetric=False), 8)
+    (part,), (old,) = pow2(LayerData(weight), wanted).parts, rtn(LayerData(weight), wanted).parts
+    ends = [one.scale * (wanted.grid.low - one.zero) for one in (part, old)]
+    assert (np.abs(ends[0] - ends[1]) <= part.scale / 2 + 1e-12).all()
+    check_nearest(part, weight)
+    error = np.abs(part.dense() - weight)
+    assert (error <= wanted.spread(part.scale, 32) + 1e-12).all()
+
+
+def test_each_of_two_parts_answers_for_what_the_other_leaves():
+    layer, wanted = trained_like(), Format(Grid("int4"), 16)
+    first = rtn(layer, wanted)
+    second = rtn(LayerData(layer.weight - first.dense()), wanted)
+    start = Rounded((*first.parts, *second.parts), layer.weight.shape)
+    rounded = pow2(layer, wanted, start)
+    weight = layer.weight.astype(np.float64)
+    check_nearest(rounded.parts[0], weight - start.parts[1].dense())
+    check_nearest(rounded.parts[1], weight - rounded.parts[0].dense())
+    assert relative_error(rounded, weight) < 0.2 * relative_error(pow2(layer, wanted), weight)
+
+
 def test_codes_of_a_table_and_a_correction_are_kept_apart():
     layer, wanted = trained_like(), Format(Grid("int4"), 16)
     for names in (["nupes", "pow2"], ["codebook:3", "pow2-group"], ["rtn", "lorc", "pow2"]):

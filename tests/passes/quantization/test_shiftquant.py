@@ -70,6 +70,14 @@ def test_blocks_that_differ_by_powers_of_two_get_them():
     assert shifted < 1.5 * free
 
 
+def test_blocks_of_zeros_do_not_coarsen_the_others():
+    weight = np.random.default_rng(0).standard_normal((4, 32)) * 1e-3  # a block of 0 has scale 1
+    weight[:, :8] = 0
+    layer, wanted = LayerData(weight), Format(Grid("int4"), 8)
+    rows = layer.error(rtn(layer, Format(Grid("int4"))).dense())
+    assert 0 < layer.error(shiftquant(layer, wanted).dense()) <= rows
+
+
 def test_the_product_is_one_of_integers_with_shifts():
     layer, wanted = uneven(seed=3), Format(Grid("int4"), 16)
     (part,) = shiftquant(layer, wanted).parts
