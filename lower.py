@@ -16,9 +16,11 @@ from .backends.product_times import time_products
 from .backends.select import Candidate, select
 from .capture import Captured, make_inputs
 from .check_model import check_interface
-from .errors import InvalidInput, InvalidModel, UnsupportedModel, VerificationError
+from .errors import ExportError, InvalidInput, InvalidModel, UnsupportedModel, VerificationError
+from .execution import lift
 from .onnx_form import as_onnx
 from .passes import Quantize
+from .passes.quantization.candidates import is_quantized
 from .pipeline import Job, stage
 
 COMPARE_SECONDS = 0.6
@@ -50,6 +52,12 @@ def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
         if isinstance(captured.program, ir.Model):
             return as_given(job, captured, asked, error)
         if asked.backend != "auto" or asked.target != "cpu":
+            raise
+        why = str(error)
+    except ExportError as error:
+        # torch.onnx translates some quantized operators only: not those by groups, nor dynamic ones
+        quantized = captured.is_torch and is_quantized(lift(captured.program))
+        if asked.backend != "auto" or asked.target != "cpu" or not quantized:
             raise
         why = str(error)
     except VerificationError as error:

@@ -57,6 +57,8 @@ def joined_operands(op: Op, result: Value, axis: int, width: int) -> Operands | 
     mask) is not listed.
     """
     match op:
+        case Cast() if not op.require(0).is_float:
+            return None  # what is stored in integers can hold no map
         case Elementwise(fn="add" | "sub"):
             return _terms(op, (0, 1), result, axis, width)
         case Elementwise(fn="mul" | "div"):

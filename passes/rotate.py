@@ -172,9 +172,6 @@ def _operand_refusal(site: RotateSite) -> Refusal | None:
     for norm in site.stream.readers:
         if any(p is not None and p.constant is None for p in (norm.scale, norm.shift)):
             return Refusal("the norm's gain is computed at run time", norm.name)
-    for value in site.stream.axes:
-        if not value.is_float:
-            return Refusal("the stream is not floating-point throughout", value.name)
     for writer in site.stream.writers:
         if writer.axis < 0 and is_nonzero(writer):
             reason = "a number is added to all features of the stream"

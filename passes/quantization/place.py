@@ -78,6 +78,9 @@ def form_of(op: Op, scheme: Scheme, asked: str | None) -> Form:
     weight = scheme.weight
     if isinstance(op, Conv) and weight.block > 0:
         weight = Format(weight.grid, 0)
+    elif weight.block > 0 and scheme.flexible:
+        least = KERNELS.get(bits_of(weight.grid.dtype), (16,))[0]
+        weight = Format(weight.grid, fitting(weight.block, matrix_of(op).shape[1], least))
     if asked == "weight" or scheme.activation is None:
         return Form(weight)
     is_wide = isinstance(op, Linear) and follows_activation(op.require(0))
@@ -85,6 +88,16 @@ def form_of(op: Op, scheme: Scheme, asked: str | None) -> Form:
     if asked in ("static", "dynamic"):
         dynamic = asked == "dynamic"
     return Form(weight, scheme.activation, dynamic)
+
+
+def fitting(block: int, width: int, least: int) -> int:
+    """The largest of `block`, its half, ... down to `least` that divides a width; or `block`."""
+    size = block
+    while size >= least:
+        if width % size == 0:
+            return size
+        size //= 2
+    return block
 
 
 def unprofitable(op: Op, scheme: Scheme) -> Refusal | None:

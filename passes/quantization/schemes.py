@@ -22,6 +22,7 @@ class Scheme:
         dynamic: the scale of x is found at run time, one for the whole tensor.
         mixed: each product may be static, dynamic or float, whichever is better.
         stages: what rounds the weights, where the caller does not say.
+        flexible: a smaller block may be used where the width is not a multiple of it.
         fixed: the bits are the algorithm's own; `stages` cannot be replaced, only added to.
     """
 
@@ -31,6 +32,7 @@ class Scheme:
     mixed: bool = False
     stages: tuple[str, ...] = ("rtn",)
     fixed: bool = False
+    flexible: bool = True
 
     @property
     def opset(self) -> int:
@@ -120,6 +122,7 @@ def adapted(
         raise ValueError("expected block_size or per_channel, got both")
     if block_size is not None:
         weight = replace(weight, block=block_size)
+        scheme = replace(scheme, flexible=False)
     elif per_channel is not None:
         weight = replace(weight, block=0 if per_channel else -1)
     if symmetric is not None and not weight.grid.is_float:

@@ -130,7 +130,7 @@ class Work:
         """What rounds a weight; `blind`: without what needs data."""
         if isinstance(op, Gather):
             return ("rtn",)
-        own, stages = form.weight == self.scheme.weight, self.stages
+        own, stages = form.weight.grid == self.scheme.weight.grid, self.stages
         if isinstance(op, Conv):
             stages = tuple(one for one in stages if one.partition(":")[0] != "lorc")
         if blind and not self.scheme.fixed:

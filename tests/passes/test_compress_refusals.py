@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from passel.graph import Graph
@@ -96,6 +97,17 @@ class Gates(Block):
         )
 
 
+class Conditioned(Block):
+    """The gain of a norm depends on the input."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=rms)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        gain = self.table(ids[0]).mean(0)
+        return self.head(F.rms_norm(self.table(ids), (WIDTH,), gain, 1e-5))
+
+
 class One(nn.Module):
     """A stream of one feature."""
 
@@ -139,6 +151,7 @@ def text_graph(body: str, more: str = "", declared: str = "") -> Graph:
 
 
 CASES = {
+    "the norm's gain is computed at run time": lambda: ids_graph(Conditioned()),
     "the stream is not zero-mean": lambda: ids_graph(Block(norm=rms)),
     "nothing but zeros is written to the stream": lambda: ids_graph(Zeros()),
     "too many norms would have to be expanded again": lambda: ids_graph(centred_gates()),

@@ -87,11 +87,11 @@ def test_computes_what_a_rounded_model_computes(view, scheme):
 
 
 @pytest.mark.parametrize("block", [7, 48, 16, 128, -1, 0])
-def test_blocks_of_any_size(view, block):
+def test_blocks_of_any_size(either_view, block):
     scheme = scheme_named("w4")
     wanted = replace(scheme, weight=replace(scheme.weight, block=block), stages=("rtn",))
     asked = {"scheme": "w4", "weights": "rtn", "block_size": block}
-    run, _ = quantized(*view.open(exported(view), (X,)), **asked)
+    run, _ = quantized(*either_view.open(exported(either_view), (X,)), **asked)
     assert relative_error(expected_of(fake(seeded(Net()), wanted, DATA), X), run()) < 5e-6
 
 
@@ -170,7 +170,7 @@ def test_a_correction_of_low_rank_is_added(view):
     assert all(layer.method == "rtn+lorc" for layer in report.layers)
 
 
-def test_tied_embedding_and_head(view):
+def test_tied_embedding_and_head(either_view):
     """Both are quantized, each for itself; the table that they share is left behind."""
 
     class Tied(nn.Module):
@@ -184,7 +184,7 @@ def test_tied_embedding_and_head(view):
             return self.head(self.table(ids))
 
     model, ids = seeded(Tied()), torch.tensor([[3, 49, 0], [7, 7, 1]])
-    graph, run = view.lift(model, (ids,), opset=23)
+    graph, run = either_view.lift(model, (ids,), opset=23)
     kinds = ("Linear", "Embedding")
     quantized(graph, run, scheme="w8", op_types_to_quantize=kinds, block_size=0)
     table = dense(model.table.weight, scheme_named("int8"), ("rtn",))
@@ -193,9 +193,9 @@ def test_tied_embedding_and_head(view):
     assert not [v for v in graph.constants() if v.shape == (50, 32) and v.is_float]
 
 
-def test_dynamic_batch(view):
+def test_dynamic_batch(either_view):
     shapes = ({0: torch.export.Dim("batch", min=2, max=64)},)
-    lifted = view.lift(seeded(Net()), (X,), dynamic_shapes=shapes, opset=23)
+    lifted = either_view.lift(seeded(Net()), (X,), dynamic_shapes=shapes, opset=23)
     run, report = quantized(*lifted, scheme="int8", calibration=arrays(samples(5, 6, 32)))
     expected = fake(seeded(Net()), scheme_named("int8"), samples(5, 6, 32))
     assert relative_error(expected_of(expected, X), run()) < 5e-6
@@ -216,18 +216,21 @@ def test_float16(view):
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-dynamic", "fp8"])
 @pytest.mark.parametrize("data", ["zeros", "ones", "positive"])
-def test_degenerate_ranges(view, scheme, data):
+def test_degenerate_ranges(either_view, scheme, data):
     fill = {"zeros": torch.zeros, "ones": torch.ones, "positive": lambda *s: X.abs() + 3}[data]
     x = fill(2, 6, 32)
     model, wanted = seeded(Net()), scheme_named(scheme)
     run, _ = quantized(
-        *view.open(exported(view), (x,)), scheme=scheme, calibration=arrays([[x]]), weights="rtn"
+        *either_view.open(exported(either_view), (x,)),
+        scheme=scheme,
+        calibration=arrays([[x]]),
+        weights="rtn",
     )
     expected = expected_of(fake(model, wanted, [[x]]), x)
     assert relative_error(expected, run()) < 5e-6
 
 
-def test_a_product_that_is_an_output_and_an_input_that_is_one(view):
+def test_a_product_that_is_an_output_and_an_input_that_is_one(either_view):
     class Ends(nn.Module):
         def __init__(self):
             super().__init__()
@@ -239,7 +242,9 @@ def test_a_product_that_is_an_output_and_an_input_that_is_one(view):
 
     model, data = seeded(Ends()), samples(3, 32)
     (x,) = samples(3, 32, seed=2)[0]
-    run, _ = quantized(*view.lift(model, (x,), opset=23), scheme="int8", calibration=arrays(data))
+    run, _ = quantized(
+        *either_view.lift(model, (x,), opset=23), scheme="int8", calibration=arrays(data)
+    )
     with torch.no_grad():
         expected = [to_numpy(y) for y in fake(model, scheme_named("int8"), data)(x)]
     assert relative_error(expected, run()) < 5e-6

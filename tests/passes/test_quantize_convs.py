@@ -68,11 +68,11 @@ def test_static(view, case):
 
 @pytest.mark.parametrize("scheme", ["w4", "w2", "ternary", "binary", "fp8", "w8"])
 @pytest.mark.parametrize("case", ["plain", "groups", "1-d"])
-def test_weights_of_other_schemes(view, case, scheme):
+def test_weights_of_other_schemes(either_view, case, scheme):
     """Blocks, tables and factors, made anew in the convolution's shape; activations in float."""
     make, shape = CONVS[case]
     conv, (x,) = seeded(make()), samples(*shape)[0]
-    graph, run = view.lift(conv, (x,), opset=25)
+    graph, run = either_view.lift(conv, (x,), opset=25)
     (op,) = graph.walk(Conv)
     asked = {"scheme": scheme, "placement": ((op.name, "weight"),)}
     run_passes(graph, [Quantize(**asked)])
@@ -151,9 +151,9 @@ def test_a_result_that_is_an_output_stays_float(view):
     assert len(list(graph.walk(QuantizeOp))) == 1
 
 
-def test_corrections_of_low_rank_are_for_products_only(view):
+def test_corrections_of_low_rank_are_for_products_only(either_view):
     model, (x,) = seeded(nn.Conv2d(8, 12, 3)), samples(1, 8, 6, 6)[0]
-    graph, run = view.lift(model, (x,), opset=23)
+    graph, run = either_view.lift(model, (x,), opset=23)
     (op,) = graph.walk(Conv)
     asked = {"scheme": "w8", "weights": "rtn+lorc:2", "placement": ((op.name, "weight"),)}
     (report,) = run_passes(graph, [Quantize(**asked)])

@@ -55,17 +55,6 @@ class Conditioned(Block):
         return self.head(F.rms_norm(x, (WIDTH,), gain, 1e-5))
 
 
-class Whole(Block):
-    """The embedding holds whole numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(norm=rms)
-        self.whole = nn.Buffer((self.table.weight * 100).to(torch.int8))
-
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.whole[ids].float() * 0.01
-
-
 class Large(Block):
     """Half-precision weights near the largest number."""
 
@@ -92,7 +81,6 @@ CASES = {
     ),
     "the norm's gain is computed at run time": ("", lambda: ids_graph(Conditioned(norm=rms))),
     "a number is added to all features of the stream": ("", lambda: ids_graph(Constant(norm=rms))),
-    "the stream is not floating-point throughout": ("", lambda: ids_graph(Whole())),
     "the rotated weight might overflow float16": ("", lambda: ids_graph(Large())),
     "too many rotations would have to be computed": ("", lambda: ids_graph(Gates())),
     "an op reads the stream itself, not a norm of it": ("", lambda: ids_graph(Read(norm=rms))),

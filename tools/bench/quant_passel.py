@@ -39,6 +39,7 @@ def quantize(job: Job, scheme: str, weights: str) -> Any:
 
 CALIBRATED = ("int8", "int8-mixed")
 INT8 = ("int8-dynamic", "int8", "int8-mixed")
+WEIGHTS = ("w4", "w4a8")
 ROUNDINGS = ("rtn", "mse", "awq", "gptq", "mse+gptq", "awq+mse+gptq", "flexround", "adaround")
 RECIPES = {
     **{
@@ -47,7 +48,20 @@ RECIPES = {
         )
         for scheme in INT8
     },
-    "passel-w4": Recipe("passel", "Quantize(scheme='w4')", partial(compiled, scheme="w4")),
+    **{
+        f"passel-{scheme}:smooth": Recipe(
+            "passel",
+            f"Quantize(scheme='{scheme}', weights='smooth')",
+            partial(compiled, scheme=scheme, weights="smooth"),
+        )
+        for scheme in INT8
+    },
+    **{
+        f"passel-{scheme}": Recipe(
+            "passel", f"Quantize(scheme='{scheme}')", partial(compiled, scheme=scheme)
+        )
+        for scheme in WEIGHTS
+    },
     **{
         f"passel-w4:{name}": Recipe(
             "passel",

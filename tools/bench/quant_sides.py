@@ -18,7 +18,7 @@ INT8 = (
     "openvino-ort-qdq", "torch-fp32", "torch-ao", "torch-dynamic", "onnxsim-w4",
     "passel-int8-dynamic", "passel-int8", "passel-int8-mixed",
 )  # fmt: skip
-W4 = ("ort-fp32", "ort-w4", "openvino-fp32", "openvino-w4", "passel-w4")
+W4 = ("ort-fp32", "ort-w4", "openvino-fp32", "openvino-w4", "passel-w4", "passel-w4a8")
 DEFAULT: dict[str, tuple[str, ...]] = {"llama-decode": W4}
 FLOATS = ("ort-fp32", "openvino-fp32", "openvino-bf16", "torch-fp32")
 BASE = "ort-fp32"
