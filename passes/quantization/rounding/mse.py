@@ -25,6 +25,8 @@ from .problem import Problem, finish, pose
 ENDS = np.linspace(0.1, 1.3, 61)
 FLOAT_ENDS = np.linspace(0.1, 2.5, 121)
 LOOSE_ENDS = np.linspace(0.2, 1.1, 13)
+AT_ONCE = 1 << 17
+"""Weights that are searched at once: their numbers stay in the cache."""
 STEPS = (0.02, 0.01, 0.005, 0.0025, 0.001)
 
 
@@ -35,13 +37,25 @@ def mse(layer: LayerData, wanted: Format, start: Rounded | None = None) -> Round
     """
     problem = pose(layer, wanted, start, "mse")
     form, part = problem.format, problem.part
-    weight = blocked(form, problem.target)
-    search = Search(form.grid, weight, blocked(form, importance(problem)), part.scale, part.zero)
-    for scale, zero in ranges(form.grid, weight.min(axis=2), weight.max(axis=2)):
+    weight, weighed = blocked(form, problem.target), blocked(form, importance(problem))
+    rows = max(1, AT_ONCE * len(weight) // weight.size)
+    pieces = [slice(start, start + rows) for start in range(0, len(weight), rows)]
+    found = [
+        searched(Search(form.grid, weight[k], weighed[k], part.scale[k], part.zero[k]))
+        for k in pieces
+    ]
+    scale, zero = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return finish(problem, problem.nearest(scale, zero), start, "mse")
+
+
+def searched(search: "Search") -> tuple[np.ndarray, np.ndarray]:
+    """The best scale and zero point of every block."""
+    weight = search.weight
+    for scale, zero in ranges(search.grid, weight.min(axis=2), weight.max(axis=2)):
         search.attempt(scale, zero)
     for step in STEPS:
         search.refine(step)
-    return finish(problem, problem.nearest(search.scale, search.zero), start, "mse")
+    return search.scale, search.zero
 
 
 def importance(problem: Problem) -> np.ndarray:
