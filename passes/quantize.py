@@ -15,9 +15,9 @@ Exactness: approximate; the report gives the error by output and by layer.
 Legality: the weight is constant, finite and float; a model that holds quantized values already is
 left alone.
 Effect: on two AVX-512 cores (Zen 4) ViT-S/16 takes 18.5 ms in int8-dynamic, 53.5 ms in float;
-MiniLM at 128 tokens 7.2 ms and 18.7 ms, from a quarter of the weights (`passel bench --quant`, beside ONNX
-Runtime's own quantizers, OpenVINO and torchao). Some products are slower in 8 bits than in float:
-those stay float, and the report says so.
+MiniLM at 128 tokens 7.2 ms and 18.7 ms, with a quarter of the weights' bytes (`passel bench
+--quant`, beside ONNX Runtime's own quantizers, OpenVINO and torchao). Some products are slower in 8
+bits than in float: those stay float, and the report says so.
 References: Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295; the rounding
 algorithms name theirs.
 """
