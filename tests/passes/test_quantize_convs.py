@@ -80,7 +80,7 @@ def test_weights_of_other_schemes(either_view, case, scheme):
     flat = conv.weight.detach().reshape(len(conv.weight), -1).numpy()
     if form.block > 0:
         form = type(form)(form.grid, 0)
-    stages = one.stages if one.fixed else (("rtn",) if form.grid.bits >= 8 else ("mse",))
+    stages = one.stages or ("rtn",)
     dense = round_weight(LayerData(flat, name="c"), form, stages).dense()
     with torch.no_grad():
         conv.weight.copy_(torch.from_numpy(dense).reshape(conv.weight.shape))
