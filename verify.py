@@ -6,6 +6,7 @@ import numpy as np
 
 from .errors import VerificationError
 from .graph import is_float
+from .passes.base import decibels
 from .passes.report import OutputError
 
 Arrays = list[np.ndarray]
@@ -71,7 +72,7 @@ def _snr(signal: np.ndarray, delta: np.ndarray) -> float:
         noise, power = float((delta**2).sum()), float((np.abs(signal) ** 2).sum())
     if not np.isfinite(noise):
         return -float("inf")
-    return float("inf") if noise == 0 else 10 * float(np.log10(max(power, 1e-300) / noise))
+    return decibels(power, noise)
 
 
 def _cosine(left: np.ndarray, right: np.ndarray, delta: np.ndarray) -> float:

@@ -11,12 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.value import bits_of
+from ..passes.quantization.place import KERNELS
 
 if TYPE_CHECKING:
     from .quantized_nodes import Weight, Writer
-
-BLOCKS = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
-"""Block sizes with a fast kernel, by bits."""
 
 
 def matmul_nbits(
@@ -35,7 +33,7 @@ def matmul_nbits(
     is_integer = "int" in weight.codes.dtype.name
     bits = bits_of(weight.codes.dtype) if is_integer else 0
     block = weight.block or 128
-    if bits not in BLOCKS or block not in BLOCKS[bits]:
+    if block not in KERNELS.get(bits, ()):
         return None
     width, rows = weight.codes.shape
     blocks = -(-width // block)

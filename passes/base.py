@@ -42,6 +42,13 @@ class Refusal:
         return f"{self.reason}{where}" + (f" ({self.detail})" if self.detail else "")
 
 
+def decibels(signal: float, noise: float) -> float:
+    """10·log₁₀(signal/noise)."""
+    if noise <= 0:
+        return float("inf")
+    return 10 * float(np.log10(max(signal, 1e-300) / noise))
+
+
 @dataclass(frozen=True)
 class LayerQuality:
     """What a lossy pass made of one op.

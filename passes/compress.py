@@ -19,17 +19,18 @@ Helmert 1876 for the basis.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from ..graph import Graph, Op, Value
+from ..graph import Graph, Value
 from ..graph.ops import Norm
 from .base import Exactness, Pass, Refusal
 from .basis import DropLast, Helmert, Tables, apply_basis, replace_constant
 from .consumers import Consumer, consumer, expand
 from .edits import weight_refusal
 from .resize import resize_axis, resize_refusal
-from .streams import Stream, find_streams
+from .stream_site import StreamSite
+from .streams import find_streams
 from .weights import row_axis
 from .zero_mean import is_nonzero, is_zero_mean
 
@@ -37,25 +38,7 @@ FORMS: dict[str, type[Helmert] | type[DropLast]] = {"isometric": Helmert, "paper
 
 
 @dataclass(frozen=True)
-class CompressSite:
-    """One zero-mean residual stream, what reads it, and the tables compressed before it."""
-
-    stream: Stream
-    consumers: tuple[Consumer, ...]
-    tables: Tables = field(default_factory=dict)
-
-    @property
-    def anchor(self) -> Op:
-        return self.stream.readers[0]
-
-    @property
-    def touched(self) -> tuple[Op, ...]:
-        linears = [linear for consumer in self.consumers for linear in consumer.linears]
-        return (*self.stream.readers, *self.stream.edited, *linears)
-
-
-@dataclass(frozen=True)
-class Compress(Pass[CompressSite]):
+class Compress(Pass[StreamSite]):
     """Drop one dimension of every zero-mean stream; see the module docstring.
 
     Attributes:
@@ -70,13 +53,13 @@ class Compress(Pass[CompressSite]):
         if self.form not in FORMS:
             raise ValueError(f"compress: expected form in {sorted(FORMS)}, got {self.form!r}")
 
-    def match(self, graph: Graph) -> Iterator[CompressSite]:
+    def match(self, graph: Graph) -> Iterator[StreamSite]:
         tables: Tables = {}
         for stream in find_streams(graph, ("rms",)):
             consumers = tuple(followed(graph, norm) for norm in stream.readers)
-            yield CompressSite(stream, consumers, tables)
+            yield StreamSite(stream, consumers, tables)
 
-    def refuse(self, graph: Graph, site: CompressSite) -> Refusal | None:
+    def refuse(self, graph: Graph, site: StreamSite) -> Refusal | None:
         stream = site.stream
         if stream.blockers:
             return stream.blockers[0]
@@ -104,7 +87,7 @@ class Compress(Pass[CompressSite]):
             return Refusal("too many norms would have to be expanded again", stream.name, counts)
         return None
 
-    def rewrite(self, graph: Graph, site: CompressSite) -> None:
+    def rewrite(self, graph: Graph, site: StreamSite) -> None:
         basis = FORMS[self.form]()
         width = site.stream.width
         resized = _resized(site)
@@ -133,7 +116,7 @@ def followed(graph: Graph, norm: Norm) -> Consumer:
     return consumer(graph, norm, lambda linear: weight_refusal(linear) is None)
 
 
-def _resized(site: CompressSite) -> list[tuple[Value, int]]:
+def _resized(site: StreamSite) -> list[tuple[Value, int]]:
     """Every computed value that loses a feature, with its axis."""
     stream, paths = site.stream, [p for reader in site.consumers for p in reader.path]
     computed = {writer.value for writer in stream.writers if writer.is_computed}

@@ -1,14 +1,14 @@
 """Run passes over a graph: traversal, fixpoint, exclusion, checking, timing, and the report."""
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ..errors import InvalidInput, PasselError
-from ..graph import Graph, Op
+from ..graph import Graph
 from ..graph.check import check
 from .base import AnyPass, Context, Pass, Site
+from .patterns import Pattern, Patterns
 from .report import PassReport, count_ops
 
 MAX_ROUNDS = 100
@@ -87,23 +87,6 @@ def _round(graph: Graph, one: "Pass[S]", patterns: "Sequence[Pattern]", report: 
     return applied
 
 
-class Pattern:
-    """One entry of `exclude=`: an op's name or kind, a module path, or "re:" and an expression."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        try:
-            self._expression = re.compile(text[3:]) if text.startswith("re:") else None
-        except re.error as error:
-            raise InvalidInput(f"exclude: {text!r} is no regular expression: {error}") from error
-
-    def matches(self, op: Op) -> bool:
-        if self._expression is not None:
-            return any(self._expression.search(text) for text in (op.name, op.scope))
-        inside = op.scope == self.text or op.scope.startswith(self.text + ".")
-        return self.text in (op.name, op.kind) or inside
-
-
 def exclusions(
     graph: Graph, passes: "Sequence[AnyPass]", exclude: Exclude
 ) -> dict[str, list[Pattern]]:
@@ -123,11 +106,5 @@ def exclusions(
         raise InvalidInput(f"exclude: expected passes of this run ({ran}), got {sorted(unknown)}")
     listed = {name: [t] if isinstance(t, str) else t for name, t in exclude.items()}
     found = {n.replace("_", "-"): [Pattern(text) for text in texts] for n, texts in listed.items()}
-    ops = list(graph.ops)
-    for pattern in {p.text: p for patterns in found.values() for p in patterns}.values():
-        if not any(pattern.matches(op) for op in ops):
-            raise InvalidInput(
-                f"exclude: {pattern.text!r} matches no op name, op kind or module path; "
-                f"`passel inspect` lists them"
-            )
+    Patterns([text for texts in listed.values() for text in texts]).check("exclude", graph.ops)
     return found

@@ -28,11 +28,11 @@ from typing import ClassVar
 
 from ..graph import Graph
 from .base import AnyPass, Context, Exactness, Pass, Refusal
-from .driver import Pattern
+from .patterns import Pattern
 from .quantization.budget import Budget
 from .quantization.calibration.observers import observer
 from .quantization.candidates import DEFAULT_KINDS, KINDS, SPELLINGS
-from .quantization.equalized import EqualizeSite
+from .quantization.equalized import EQUALIZERS, EqualizeSite
 from .quantization.place import check_placement
 from .quantization.rounding import stage_of
 from .quantization.schemes import Scheme, adapted, scheme_named
@@ -40,7 +40,6 @@ from .quantization.settle import settle
 from .quantization.sites import Left, Product
 from .quantization.work import Work
 
-EQUALIZERS = ("awq", "smooth")
 ROTATION = "hadamard"
 LEARNED = ("gptq", "adaround", "flexround", "ptq161")
 """Stages that are not worth their time without data."""

@@ -18,39 +18,24 @@ References: Jiang et al. 2023, arXiv:2305.14858, §3.2; Zhang & Sennrich 2019, a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
 
-from ..graph import Graph, Op, Value
+from ..graph import Graph, Value
 from ..graph.ops import Gather, Norm
 from .absorb import Planner
 from .affine import Diagonal
 from .base import Exactness, Pass, Refusal
 from .basis import Recentred, Tables, apply_basis
 from .edits import Plan, write_affine
+from .stream_site import StreamSite
 from .streams import Stream, Writer, find_streams
 
 
 @dataclass(frozen=True)
-class RecenterSite:
-    """One residual stream that a LayerNorm reads, and the tables recentred before it."""
-
-    stream: Stream
-    tables: Tables = field(default_factory=dict)
-
-    @property
-    def anchor(self) -> Op:
-        return self.stream.readers[0]
-
-    @property
-    def touched(self) -> tuple[Op, ...]:
-        return (*self.stream.readers, *self.stream.edited)
-
-
-@dataclass(frozen=True)
-class Recenter(Pass[RecenterSite]):
+class Recenter(Pass[StreamSite]):
     """Convert every LayerNorm over a stream whose mean nobody observes.
 
     Attributes:
@@ -62,12 +47,12 @@ class Recenter(Pass[RecenterSite]):
     name: ClassVar[str] = "recenter"
     exactness: ClassVar[Exactness] = Exactness.REASSOCIATES
 
-    def match(self, graph: Graph) -> Iterator[RecenterSite]:
+    def match(self, graph: Graph) -> Iterator[StreamSite]:
         tables: Tables = {}
         for stream in find_streams(graph, ("layer",)):
-            yield RecenterSite(stream if self.split_tied else without_tied(stream), tables)
+            yield StreamSite(stream if self.split_tied else without_tied(stream), tables=tables)
 
-    def refuse(self, graph: Graph, site: RecenterSite) -> Refusal | None:
+    def refuse(self, graph: Graph, site: StreamSite) -> Refusal | None:
         stream = site.stream
         if stream.blockers:
             return stream.blockers[0]
@@ -81,7 +66,7 @@ class Recenter(Pass[RecenterSite]):
             return Refusal("it would add as many ops as it saves", stream.name, counts)
         return None
 
-    def rewrite(self, graph: Graph, site: RecenterSite) -> None:
+    def rewrite(self, graph: Graph, site: StreamSite) -> None:
         apply_basis(graph, site.stream, Recentred(), site.tables)
         for norm in site.stream.readers:
             convert(graph, norm)

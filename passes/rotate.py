@@ -22,7 +22,7 @@ References: Ashkboos et al. 2024, arXiv:2404.00456 (QuaRot); Ashkboos et al. 202
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -35,6 +35,7 @@ from .basis import Tables, apply_basis, map_shared
 from .consumers import Consumer, consumer, expand, scaling_of
 from .crest import crests, read, written
 from .orthogonal import Rotation, hadamard, random_rotation, rotation
+from .stream_site import StreamSite
 from .streams import Stream, find_streams
 from .weights import row_axis
 from .zero_mean import is_nonzero
@@ -45,26 +46,7 @@ LEAST = 0.1
 
 
 @dataclass(frozen=True)
-class RotateSite:
-    """One residual stream, what reads it, and the constants rotated before it."""
-
-    stream: Stream
-    consumers: tuple[Consumer, ...]
-    tables: Tables = field(default_factory=dict)
-
-    @property
-    def anchor(self) -> Op:
-        return self.stream.readers[0]
-
-    @property
-    def touched(self) -> tuple[Op, ...]:
-        linears = [linear for reader in self.consumers for linear in reader.linears]
-        scalings = [reader.scaling for reader in self.consumers if reader.scaling is not None]
-        return (*self.stream.readers, *self.stream.edited, *linears, *scalings)
-
-
-@dataclass(frozen=True)
-class Rotate(Pass[RotateSite]):
+class Rotate(Pass[StreamSite]):
     """Rotate every stream whose weights it spreads more evenly; see the module docstring.
 
     Attributes:
@@ -95,12 +77,12 @@ class Rotate(Pass[RotateSite]):
         """Whether one walk has to do, since every walk would find all streams again."""
         return self.always
 
-    def match(self, graph: Graph) -> Iterator[RotateSite]:
+    def match(self, graph: Graph) -> Iterator[StreamSite]:
         tables: Tables = {}
         for stream in find_streams(graph, ("rms",)):
-            yield RotateSite(stream, consumers_of(graph, stream), tables)
+            yield StreamSite(stream, consumers_of(graph, stream), tables)
 
-    def refuse(self, graph: Graph, site: RotateSite) -> Refusal | None:
+    def refuse(self, graph: Graph, site: StreamSite) -> Refusal | None:
         stream = site.stream
         if stream.blockers:
             return stream.blockers[0]
@@ -111,7 +93,7 @@ class Rotate(Pass[RotateSite]):
             return Refusal("the width is no multiple of the block", stream.name, sizes)
         return _operand_refusal(site) or _explicit_refusal(site) or self._gain_refusal(site)
 
-    def _gain_refusal(self, site: RotateSite) -> Refusal | None:
+    def _gain_refusal(self, site: StreamSite) -> Refusal | None:
         if self.always:
             return None
         before, after = (
@@ -124,7 +106,7 @@ class Rotate(Pass[RotateSite]):
         crest = f"squared crest {before:.3g}, rotated {after:.3g}"
         return Refusal(reason, site.stream.name, crest)
 
-    def rewrite(self, graph: Graph, site: RotateSite) -> None:
+    def rewrite(self, graph: Graph, site: StreamSite) -> None:
         basis = self._rotation_of(site.stream.width)
         apply_basis(graph, site.stream, basis, site.tables)
         for reader in site.consumers:
@@ -168,7 +150,7 @@ def _stay_together(reader: Consumer, edited: set[Op]) -> bool:
     return all(op in edited for linear in reader.linears for op in linear.weight.readers)
 
 
-def _operand_refusal(site: RotateSite) -> Refusal | None:
+def _operand_refusal(site: StreamSite) -> Refusal | None:
     for norm in site.stream.readers:
         if any(p is not None and p.constant is None for p in (norm.scale, norm.shift)):
             return Refusal("the norm's gain is computed at run time", norm.name)
@@ -185,7 +167,7 @@ def _operand_refusal(site: RotateSite) -> Refusal | None:
     return None
 
 
-def _explicit_refusal(site: RotateSite) -> Refusal | None:
+def _explicit_refusal(site: StreamSite) -> Refusal | None:
     explicit = len(site.stream.computed) + sum(c.is_expanded for c in site.consumers)
     if 2 * explicit < len(site.consumers):
         return None

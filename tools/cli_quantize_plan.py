@@ -13,7 +13,7 @@ from ..graph.onnx_io import read
 from ..passes import Quantize
 from ..passes.base import Refusal
 from ..passes.driver import run_passes
-from ..passes.quantization.candidates import is_quantized, matrix_of, weight_of
+from ..passes.quantization.candidates import is_quantized, matrix_shape, weight_of
 from ..passes.quantization.place import Form
 from ..passes.quantization.rounded import Format
 from ..passes.quantization.work import Work
@@ -67,9 +67,9 @@ def planned(order: Order, one: Quantize, working: Working) -> list[str | Table]:
 
 
 def _planned(op: Op, form: Form) -> Planned:
-    weight, dtype = matrix_of(op), weight_of(op).dtype
+    shape, dtype = matrix_shape(op), weight_of(op).dtype
     assert dtype is not None
-    return Planned(op, form, weight.size * dtype.itemsize, weight_bytes(weight.shape, form.weight))
+    return Planned(op, form, prod(shape) * dtype.itemsize, weight_bytes(shape, form.weight))
 
 
 def weight_bytes(shape: tuple[int, ...], form: Format) -> int:
@@ -86,7 +86,7 @@ def _table(chosen: list[Planned]) -> Table:
     table = columns("op", "weight", "form", "now", "then, about", left=(0, 1, 2))
     ordered = sorted(chosen, key=lambda one: -one.before)
     for one in ordered[:SHOWN]:
-        extents = "×".join(map(str, matrix_of(one.op).shape))
+        extents = "×".join(map(str, matrix_shape(one.op)))
         cells = Text(one.op.name), extents, Text(str(one.form))
         table.add_row(*cells, size(one.before), size(one.after))
     rest = ordered[SHOWN:]

@@ -50,10 +50,10 @@ def quantize_dynamic(graph: Graph, op: Op) -> None:
     found = next((reader for reader in x.readers if isinstance(reader, DynamicQuantize)), None)
     if found is None:
         found = DynamicQuantize(inputs=[x], scope=op.scope)
-        results = ((x.shape, _dtype("uint8")), ((), _dtype("float32")), ((), _dtype("uint8")))
-        _add_after(graph, x, found, *results)
-    codes, scale, zero = found.outputs
-    _read(graph, op, codes, x.dtype, scale, zero)
+        codes, scale = np.dtype(np.uint8), np.dtype(np.float32)
+        _add_after(graph, x, found, (x.shape, codes), ((), scale), ((), codes))
+    made, step, zero = found.outputs
+    _read(graph, op, made, x.dtype, step, zero)
 
 
 def quantize_result(graph: Graph, value: Value, grid: Grid, low: float, high: float) -> None:
@@ -164,7 +164,3 @@ def _add_after(graph: Graph, value: Value, op: Op, *results: tuple) -> None:  # 
         graph.prepend(op, *results)
     else:
         graph.add(op, *results, after=value.producer, name=name)
-
-
-def _dtype(name: str) -> np.dtype:
-    return np.dtype(name)

@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from .sites import decibels
+from ..base import decibels
 
 UNITS = {
     "B": 1,

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import Conv, Dequantize, DynamicQuantize, Gather, Linear, MatMul, Quantize
 from ..base import Refusal
-from ..driver import Pattern
+from ..patterns import Pattern
 from ..weights import row_axis
 
 KINDS: dict[str, type[Op]] = {
@@ -39,9 +40,13 @@ class Needs:
 
 def is_quantized(graph: Graph) -> bool:
     """Whether the model came in with quantized values."""
-    return any(isinstance(op, Quantize | Dequantize | DynamicQuantize) for op in graph.ops) or any(
-        op.kind in FOREIGN for op in graph.ops
-    )
+    return first_quantized(graph) is not None
+
+
+def first_quantized(graph: Graph) -> Op | None:
+    """The first op that makes quantized values, reads them or multiplies them."""
+    kinds = Quantize | Dequantize | DynamicQuantize
+    return next((op for op in graph.ops if isinstance(op, kinds) or op.kind in FOREIGN), None)
 
 
 FOREIGN = {
@@ -103,6 +108,16 @@ def weight_of(op: Op) -> Value:
         return op.x
     assert isinstance(op, Linear | Conv)
     return op.weight
+
+
+def matrix_shape(op: Op) -> tuple[int, int]:
+    """The shape of `matrix_of`, without a look at the numbers."""
+    constant = weight_of(op).constant
+    assert constant is not None
+    rows, *rest = constant.shape
+    if isinstance(op, Linear) and row_axis(op) == 1:
+        return rest[0], rows
+    return rows, prod(rest)
 
 
 def matrix_of(op: Op) -> np.ndarray:

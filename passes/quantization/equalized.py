@@ -22,7 +22,7 @@ from .calibration.files import write_whole
 from .calibration.fingerprint import combined, graph_fingerprint
 from .calibration.moments import Moments
 from .calibration.ticker import Ticker
-from .candidates import matrix_of
+from .candidates import matrix_of, matrix_shape
 from .checkpoint import BROKEN
 from .equalize.apply import equalize
 from .equalize.awq import awq
@@ -33,7 +33,7 @@ from .walk import moments_for
 
 MOMENTS_BYTES = 1 << 30
 """Moments that are gathered in one pass over the data."""
-FIND = {"awq": awq, "smooth": smooth}
+EQUALIZERS = {"awq": awq, "smooth": smooth}
 Readers = list[Linear]
 WORTH_AN_OP = 0.7
 """Where nothing before a value can take 1/s, a product is inserted for it if the error that the
@@ -113,7 +113,7 @@ class Equalizer:
         layers = [moments.layer(matrix_of(op), op.name) for op in readers]
         with Ticker(tell, 0) as ticker:
             ticker.step(0, label)
-            found = FIND[self.name](layers, self.wanted, self.stages)
+            found = EQUALIZERS[self.name](layers, self.wanted, self.stages)
         losses = found.losses
         plain = losses.get(None, 0.0)
         return Scaling(found.scale, min(losses.values()) / plain if plain > 0 else 1.0)
@@ -197,7 +197,7 @@ def chunks(groups: Sequence[Readers]) -> Iterator[list[Readers]]:
     chunk: list[Readers] = []
     held = 0
     for readers in groups:
-        size = 8 * matrix_of(readers[0]).shape[1] ** 2
+        size = 8 * matrix_shape(readers[0])[1] ** 2
         if chunk and held + size > MOMENTS_BYTES:
             yield chunk
             chunk, held = [], 0

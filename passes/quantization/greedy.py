@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...errors import InvalidInput
+from ..base import decibels
 from .place import Form
-from .sites import decibels
 
 TIE = 0.1
 """Steps whose slopes differ by less, relative to the best, count as equal."""

@@ -6,8 +6,8 @@ from math import prod
 from ...graph import Graph, Op
 from ...graph.ops import Linear
 from ..base import Refusal, Timings
-from .candidates import Needs, candidates, matrix_of, structural_refusal
-from .place import Placement, decide, follows_activation, pairs
+from .candidates import Needs, candidates, matrix_shape, structural_refusal
+from .place import Placed, Placement, decide, follows_activation, pairs
 from .schemes import Scheme
 
 GAIN = 0.97
@@ -31,16 +31,16 @@ def shapes_of(
 def _products(
     graph: Graph, scheme: Scheme, needs: Needs, placement: "str | Placement"
 ) -> Iterator[Op]:
-    asked = {pattern for pattern, _ in pairs(placement)}
+    asked, placed = {pattern for pattern, _ in pairs(placement)}, Placed(placement)
     for op in candidates(graph, needs.kinds):
-        refusal = structural_refusal(op, needs) or decide(op, scheme, placement)
+        refusal = structural_refusal(op, needs) or decide(op, scheme, placed)
         if not isinstance(refusal, Refusal) and op.name not in asked:
             yield op
 
 
 def _shape(op: Linear) -> Shape:
     rows = prod(dim for dim in (op.x.shape or ())[:-1] if isinstance(dim, int))
-    outputs, inputs = matrix_of(op).shape
+    outputs, inputs = matrix_shape(op)
     return rows, inputs, outputs
 
 

@@ -24,7 +24,7 @@ from .calibration.data import Samples
 from .calibration.moments import LIMIT as WIDEST
 from .calibration.moments import bytes_for
 from .calibration.taps import MEMORY
-from .candidates import matrix_of
+from .candidates import matrix_shape
 from .equalized import MOMENTS_BYTES, linear_groups
 from .segments import Segment, segments, sizes_of
 from .store import LIMIT
@@ -170,13 +170,13 @@ def _gathering(graph: Graph, values: Sequence[Value], extents: Extents, statisti
 
 def _gathered(ops: Sequence[Op]) -> int:
     """Bytes of the moments of all groups, or of as many as are gathered at once."""
-    each = [bytes_for(matrix_of(readers[0]).shape[1]) for readers in linear_groups(ops)]
+    each = [bytes_for(matrix_shape(readers[0])[1]) for readers in linear_groups(ops)]
     return max(max(each), min(sum(each), MOMENTS_BYTES)) if each else 0
 
 
 def _group(op: Op) -> int:
     """Bytes of one product's moments, and of what rounding derives from them and the weight."""
-    rows, width = matrix_of(op).shape
+    rows, width = matrix_shape(op)
     squares = width * width if width <= WIDEST else 0
     return bytes_for(width, cross=True) + COPIES * 8 * (squares + rows * width)
 

@@ -13,8 +13,8 @@ from math import prod
 from ...graph import Op, Value, bits_of
 from ...graph.ops import Conv, Elementwise, Gather, Linear
 from ..base import Refusal
-from ..driver import Pattern
-from .candidates import matrix_of
+from ..patterns import Patterns
+from .candidates import matrix_shape
 from .grid import Grid
 from .rounded import Format
 from .schemes import Scheme
@@ -54,14 +54,35 @@ class Form:
         return f"{self.activation.name} {'dynamic' if self.dynamic else 'static'} × {weight}"
 
 
-def decide(op: Op, scheme: Scheme, placement: "str | Placement") -> Form | Refusal:
+class Placed:
+    """A placement to look forms up in.
+
+    Attributes:
+        everywhere: the rules of what pays do not count.
+        patterns: of the pairs.
+    """
+
+    def __init__(self, placement: "str | Placement") -> None:
+        given = pairs(placement)
+        self.everywhere = placement == "all"
+        self.patterns = Patterns([pattern for pattern, _ in given])
+        self._forms = [form for _, form in given]
+
+    def form(self, op: Op) -> str | None:
+        """What the first pair that fits asks for."""
+        place = self.patterns.first(op)
+        return None if place is None else self._forms[place]
+
+
+def decide(op: Op, scheme: Scheme, placement: "str | Placement | Placed") -> Form | Refusal:
     """The form of one product."""
-    asked = next((f for p, f in pairs(placement) if Pattern(p).matches(op)), None)
+    placed = placement if isinstance(placement, Placed) else Placed(placement)
+    asked = placed.form(op)
     if asked == "float":
         return Refusal("placed in float", op.name)
     if isinstance(op, Gather):
         return Form(EMBEDDING)
-    if asked is None and placement != "all":
+    if asked is None and not placed.everywhere:
         refusal = unprofitable(op, scheme)
         if refusal is not None:
             return refusal
@@ -80,7 +101,7 @@ def form_of(op: Op, scheme: Scheme, asked: str | None) -> Form:
         weight = Format(weight.grid, 0)
     elif weight.block > 0 and scheme.flexible:
         least = KERNELS.get(bits_of(weight.grid.dtype), (16,))[0]
-        weight = Format(weight.grid, fitting(weight.block, matrix_of(op).shape[1], least))
+        weight = Format(weight.grid, fitting(weight.block, matrix_shape(op)[1], least))
     if asked == "weight" or scheme.activation is None:
         return Form(weight)
     is_wide = isinstance(op, Linear) and follows_activation(op.require(0))
@@ -102,7 +123,7 @@ def fitting(block: int, width: int, least: int) -> int:
 
 def unprofitable(op: Op, scheme: Scheme) -> Refusal | None:
     """Why quantizing an op would gain nothing on the target."""
-    size = prod(matrix_of(op).shape)
+    size = prod(matrix_shape(op))
     if size < SMALLEST:
         return Refusal("the weight is too small to gain by it", op.name, f"{size} elements")
     if isinstance(op, Conv):

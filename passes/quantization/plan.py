@@ -14,7 +14,7 @@ from ...errors import InvalidInput
 from ...graph import Op, Value
 from ...graph.snapshot import Snapshot
 from ...progress import say
-from ..base import Refusal
+from ..base import Refusal, decibels
 from .activations import result_of
 from .budget import Budget
 from .candidates import matrix_of
@@ -25,7 +25,7 @@ from .place import Form, follows_activation
 from .rounded import Part, Rounded
 from .rounding import round_weight
 from .sensitivity import Sensitivity, held, trial
-from .sites import Left, Product, decibels
+from .sites import Left, Product
 from .stored import is_plain
 
 if TYPE_CHECKING:

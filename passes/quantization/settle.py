@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...graph import Graph
 from ..base import Context, Timings
-from ..driver import Pattern
+from ..patterns import Pattern
 from .calibration.data import Samples
 from .calibration.files import write_whole
 from .calibration.fingerprint import combined, graph_fingerprint

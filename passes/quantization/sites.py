@@ -6,7 +6,7 @@ import numpy as np
 
 from ...graph import Graph, Op, Value
 from ...graph.ops import Cast, Conv, Dequantize, Elementwise, Gather, Linear, Reshape
-from ..base import LayerQuality, Refusal
+from ..base import LayerQuality, Refusal, decibels
 from .activations import quantize_dynamic, quantize_result, quantize_static, result_of
 from .layer import LayerData
 from .place import Form, kernel_notes
@@ -94,13 +94,6 @@ def quality_of(op: Op, form: Form, rounded: Rounded, layer: LayerData) -> LayerQ
     return LayerQuality(
         op.name, str(form), rounded.method, bits, decibels(signal, noise), seen, notes
     )
-
-
-def decibels(signal: float, noise: float) -> float:
-    """10·log₁₀(signal/noise)."""
-    if noise <= 0:
-        return float("inf")
-    return 10 * float(np.log10(max(signal, 1e-300) / noise))
 
 
 def _write_product(graph: Graph, op: Linear | Conv, rounded: Rounded) -> None:

@@ -19,7 +19,7 @@ from ...graph.binding import Compute
 from ...graph.ops import Conv, Linear
 from .calibration.moments import Moments, PatchMoments
 from .calibration.ticker import Ticker
-from .candidates import matrix_of
+from .candidates import matrix_shape
 from .segments import Segment, segments, sizes_of
 from .store import TAPS, Store
 from .telling import tell
@@ -137,7 +137,7 @@ class Walk:
 
 def moments_for(op: Op, *, cross: bool) -> Moments:
     """Empty moments for what a product multiplies its weight with."""
-    width = matrix_of(op).shape[1]
+    width = matrix_shape(op)[1]
     if isinstance(op, Conv):
         return PatchMoments(op, width, cross=cross)
     return Moments(width, cross=cross)

@@ -10,14 +10,14 @@ from ...graph import Graph, Op, Value
 from ...graph.ops import Conv, Gather
 from ...progress import say
 from ..base import Refusal
-from ..driver import Pattern
+from ..patterns import Pattern, Patterns
 from .activations import result_of
 from .calibration.data import Samples
-from .candidates import Needs, candidates, is_quantized, structural_refusal
+from .candidates import Needs, candidates, first_quantized, structural_refusal
 from .equalized import Equalizer, EqualizeSite
 from .grid import Grid
 from .memory import Estimate, Needed, estimate
-from .place import Form, decide, pairs
+from .place import Form, Placed, decide
 from .plan import Plan
 from .ranges import RangeFinder, Ranges
 from .rounds import BLIND, Rounds
@@ -36,8 +36,10 @@ class Work:
 
     def sites(self) -> Iterator[Left | Product | EqualizeSite]:
         """Everything that is rewritten or left alone; each before the next is looked for."""
-        if is_quantized(self.graph):
-            yield self._quantized_already()
+        first = first_quantized(self.graph)
+        if first is not None:
+            refusal = Refusal("the model is quantized already", first.name, first.kind)
+            yield Left(first, refusal)
             return
         self.check_names()
         chosen: list[tuple[Op, Form]] = []
@@ -60,7 +62,7 @@ class Work:
         """Every candidate with the form that it is to have, or why it stays as it is."""
         for op in candidates(self.graph, self.asked.op_types_to_quantize):
             refusal = structural_refusal(op, self.needs)
-            yield op, refusal or decide(op, self.scheme, self.asked.placement)
+            yield op, refusal or decide(op, self.scheme, self.placed)
 
     # -- what is asked -----------------------------------------------------------------------------
 
@@ -69,26 +71,18 @@ class Work:
         patterns = tuple(Pattern(text) for text in self.asked.nodes_to_exclude)
         return Needs(self.asked.op_types_to_quantize, patterns)
 
+    @cached_property
+    def placed(self) -> Placed:
+        return Placed(self.asked.placement)
+
     def check_names(self) -> None:
         """Look whether every pattern of the caller's matches something.
 
         Raises:
             InvalidInput: one does not.
         """
-        ops = list(self.graph.ops)
-        named = [("nodes_to_exclude", text) for text in self.asked.nodes_to_exclude]
-        named += [("placement", text) for text, _ in pairs(self.asked.placement)]
-        for what, text in named:
-            pattern = Pattern(text)
-            if not any(pattern.matches(op) for op in ops):
-                raise InvalidInput(
-                    f"{what}: {text!r} matches no op name, op kind or module path; `passel "
-                    "inspect` lists them"
-                )
-
-    def _quantized_already(self) -> Left:
-        first = next(op for op in self.graph.ops if op.kind in _QUANTIZED or _is_foreign(op))
-        return Left(first, Refusal("the model is quantized already", first.name, first.kind))
+        Patterns(self.asked.nodes_to_exclude).check("nodes_to_exclude", self.graph.ops)
+        self.placed.patterns.check("placement", self.graph.ops)
 
     @cached_property
     def samples(self) -> Samples | None:
@@ -198,12 +192,3 @@ class Work:
         if self.samples is None or wanted == Needed():
             return None
         return estimate(self.graph, wanted, self.samples, folder=self.folder)
-
-
-_QUANTIZED = ("Quantize", "Dequantize", "DynamicQuantize")
-
-
-def _is_foreign(op: Op) -> bool:
-    from .candidates import FOREIGN
-
-    return op.kind in FOREIGN

@@ -13,7 +13,8 @@ from passel.errors import InvalidGraph, InvalidInput, PasselError
 from passel.graph.ops import Elementwise
 from passel.models import UnifiedNorm, randomize
 from passel.passes import Canonicalize, FoldAffine, FoldConstants, Pass, Refusal
-from passel.passes.driver import MAX_ROUNDS, Pattern, run_pass, run_passes
+from passel.passes.driver import MAX_ROUNDS, run_pass, run_passes
+from passel.passes.patterns import Pattern
 from passel.passes.report import Report
 
 X = (torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0)),)

@@ -6,10 +6,10 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 
 from ....errors import InvalidInput
+from ..archive import restored, storable
 from .checks import Arrays
 
 RESERVE = 256 << 20
@@ -39,7 +39,7 @@ class Spool:
         with self._path.open("ab") as file:
             self._offsets.append(file.tell())
             for array in sample:
-                np.save(file, _storable(array))
+                np.save(file, storable(array))
         self._types.append([array.dtype.name for array in sample])
 
     def since(self, start: int) -> Iterator[Arrays]:
@@ -49,14 +49,4 @@ class Spool:
         with self._path.open("rb") as file:
             file.seek(self._offsets[start])
             for names in self._types[start:]:
-                yield [_restored(np.load(file), name) for name in names]
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    """The array, its bits as integers where .npy has no name for its type."""
-    return array.view(f"u{array.itemsize}") if hasattr(ml_dtypes, array.dtype.name) else array
-
-
-def _restored(array: np.ndarray, name: str) -> np.ndarray:
-    dtype = np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
-    return array if array.dtype == dtype else array.view(dtype)
+                yield [restored(np.load(file), name) for name in names]

@@ -7,7 +7,8 @@ from torch import nn
 
 from passel.graph.ops import Conv, Gather, Linear, MatMul
 from passel.passes import Canonicalize, FoldConstants
-from passel.passes.driver import Pattern, run_passes
+from passel.passes.driver import run_passes
+from passel.passes.patterns import Pattern
 from passel.passes.quantization.candidates import (
     KINDS,
     Needs,
