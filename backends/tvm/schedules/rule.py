@@ -1,0 +1,16 @@
+"""What a rule is, and the questions that all of them ask of a kernel."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..machine import Machine
+
+if TYPE_CHECKING:
+    import tvm
+
+    Rule = Callable[[tvm.tirx.PrimFunc, Machine], tvm.s_tir.Schedule | None]
+else:
+    Rule = Callable
+
+KERNEL = "passel.kernel"
+"""Attribute of a kernel that one rule is made for: the name of the rule."""
