@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .autotuning import autotune
     from .backends.compiled import CompiledModel, load
     from .backends.onnx_ir_pass import onnx_pass
+    from .backends.target import Target
     from .compiler import Optimized, compile, export_onnx, optimize
     from .passes.report import Report
     from .quantization_api import quantize
@@ -19,6 +21,8 @@ _HOMES = {
     "CompiledModel": ".backends.compiled",
     "Optimized": ".compiler",
     "Report": ".passes.report",
+    "autotune": ".autotuning",
+    "Target": ".backends.target",
     "compile": ".compiler",
     "export_onnx": ".compiler",
     "load": ".backends.compiled",
@@ -32,6 +36,8 @@ __all__ = [
     "CompiledModel",
     "Optimized",
     "Report",
+    "Target",
+    "autotune",
     "compile",
     "export_onnx",
     "load",

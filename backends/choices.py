@@ -38,6 +38,8 @@ class SessionChoice:
         disabled_optimizers: ONNX Runtime optimizers to leave out, by name.
         plain: compute quantized values as they are written: in float, from weights that are
             dequantized once. Otherwise ONNX Runtime may also quantize float activations.
+        affinities: processors (from 1) of every thread but the caller's own, as ONNX Runtime spells
+            them: "2;3" for three threads; "" leaves it to ONNX Runtime.
     """
 
     threads: int = 0
@@ -45,6 +47,7 @@ class SessionChoice:
     spinning: bool = True
     disabled_optimizers: tuple[str, ...] = ()
     plain: bool = False
+    affinities: str = ""
 
     def session_options(self) -> ort.SessionOptions:
         """As ONNX Runtime takes them (`disabled_optimizers` goes to the session itself)."""
@@ -54,6 +57,8 @@ class SessionChoice:
         options.graph_optimization_level = LEVELS[self.level]
         if self.plain:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if self.affinities:
+            options.add_session_config_entry("session.intra_op_thread_affinities", self.affinities)
         if not self.spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
