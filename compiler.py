@@ -5,7 +5,7 @@
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch.export import ExportedProgram
 
 from .backends.compiled import CompiledModel
 from .backends.onnxruntime import provider
+from .backends.target import Target
+from .backends.tvm.available import require
 from .capture import Captured, capture, make_inputs
 from .check_model import check_interface
 from .errors import InvalidInput
@@ -30,7 +32,7 @@ from .passes.report import Report
 from .pipeline import Job, stage
 from .progress import announced
 
-BACKENDS = ("auto", "onnxruntime", "torch")
+BACKENDS = ("auto", "onnxruntime", "tvm", "torch")
 
 
 @dataclass
@@ -51,7 +53,7 @@ def compile(
     model: Any,
     example_inputs: Any = None,
     *,
-    target: str = "cpu",
+    target: str | Target = "cpu",
     passes: Request = "default",
     backend: str = "auto",
     dynamic_shapes: Any = None,
@@ -70,10 +72,11 @@ def compile(
         model: a torch.nn.Module in eval mode, an ExportedProgram, a path to an .onnx file, an
             onnx.ModelProto or an onnx_ir.Model.
         example_inputs: a tensor, a tuple, or a dict of keyword inputs; ONNX can do without.
-        target: "cpu" or "cuda".
+        target: "cpu", "cuda", or a `Target`.
         passes: "default", "none", or a list of names, specs and pass objects.
-        backend: "onnxruntime", "torch" (the passes, then eager torch), or "auto": ONNX Runtime,
-            but torch where it lacks a kernel (bfloat16, convs in float64).
+        backend: "onnxruntime", "tvm" (extra `passel[tvm]`), "torch" (the passes, then eager torch),
+            or "auto": what `autotune` found fastest for this graph on this machine; else ONNX
+            Runtime, but torch where it lacks a kernel (bfloat16, convs in float64).
         dynamic_shapes: as in torch.export, or with names: {"x": {0: "batch"}}.
         verify: compare with the original on the examples and on seeded random inputs. With a lossy
             pass the errors are reported, and bounded only by rtol and atol.
@@ -89,24 +92,34 @@ def compile(
     Raises:
         PasselError: the kinds are in `passel.errors`. VerificationError names the guilty pass.
     """
-    check_backend(backend, target, threads)
-    job = Job.of(passes, exclude, progress, rtol, atol, threads)
+    aim = aimed(backend, target, threads)
+    job = Job.of(passes, exclude, progress, rtol, atol, aim.threads)
     captured = _captured(job, model, example_inputs, dynamic_shapes)
     evaluate_original(job, captured, evaluate)
-    compiled = lower(job, captured, Lowering(backend, target, measure, verify))
+    compiled = lower(job, captured, Lowering(backend, aim, measure, verify))
     evaluate_result(job, evaluate, compiled)
     return compiled
 
 
-def check_backend(backend: str, target: str, threads: int) -> None:
-    """Refuse what is not known, does not go together or is not installed."""
+def aimed(backend: str, target: str | Target, threads: int) -> Target:
+    """The target, with the threads asked for, if the backend can be had there.
+
+    Raises:
+        InvalidInput: the backend or target is unknown, or they do not go together.
+        BackendUnavailable: the backend is not installed, or the machine lacks the target.
+    """
     if backend not in BACKENDS:
         raise InvalidInput(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "torch" and target != "cpu":
-        raise InvalidInput(f"target: expected 'cpu' for backend 'torch', got {target!r}")
+    aim = target if isinstance(target, Target) else Target.parse(target)
+    if backend == "torch" and aim.kind != "cpu":
+        raise InvalidInput(f"target: expected 'cpu' for backend 'torch', got {str(target)!r}")
     if threads < 0:
         raise InvalidInput(f"threads: expected 0 or more, got {threads!r}")
-    provider(target)
+    if backend == "tvm":
+        require(threads or aim.threads)
+    elif backend != "torch":
+        provider(aim.kind)
+    return replace(aim, threads=threads or aim.threads)
 
 
 @announced

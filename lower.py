@@ -14,10 +14,12 @@ from .backends.measure import interleaved, medians
 from .backends.onnxruntime import Session
 from .backends.product_times import time_products
 from .backends.select import Candidate, select
+from .backends.target import Target
 from .capture import Captured, make_inputs
 from .check_model import check_interface
 from .errors import ExportError, InvalidInput, InvalidModel, UnsupportedModel, VerificationError
 from .execution import lift
+from .lower_tvm import on_tvm
 from .onnx_form import as_onnx
 from .passes import Quantize
 from .passes.quantization.candidates import is_quantized
@@ -32,7 +34,7 @@ class Lowering:
     """What was asked for: see `compiler.compile`."""
 
     backend: str
-    target: str
+    target: Target
     measure: bool
     verify: bool
 
@@ -44,6 +46,8 @@ def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
         UnsupportedModel: ONNX Runtime lacks a kernel, and torch was not allowed or cannot help.
         VerificationError: every lowering disagrees with the original.
     """
+    if asked.backend == "tvm":
+        return on_tvm(job, captured, asked.target, verify=asked.verify)
     if asked.backend == "torch":
         return on_torch(job, captured, verify=asked.verify)
     try:
@@ -51,13 +55,13 @@ def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
     except UnsupportedModel as error:
         if isinstance(captured.program, ir.Model):
             return as_given(job, captured, asked, error)
-        if asked.backend != "auto" or asked.target != "cpu":
+        if asked.backend != "auto" or asked.target.kind != "cpu":
             raise
         why = str(error)
     except ExportError as error:
         # torch.onnx translates some quantized operators only: not those by groups, nor dynamic ones
         quantized = captured.is_torch and is_quantized(lift(captured.program))
-        if asked.backend != "auto" or asked.target != "cpu" or not quantized:
+        if asked.backend != "auto" or asked.target.kind != "cpu" or not quantized:
             raise
         why = str(error)
     except VerificationError as error:
@@ -75,7 +79,7 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     inputs = captured.inputs or make_inputs(original)
     choice = SessionChoice(threads=job.threads)
     if asked.measure:
-        offer_times(job, asked.target, choice)
+        offer_times(job, asked.target.kind, choice)
     with stage(job.report, "passes"):
         lowered = job.run(original)
     with stage(job.report, "reference"):
@@ -83,7 +87,7 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     with stage(job.report, "lower"):
         check = job.checker(original, batches) if asked.verify else None
         selection = select(
-            lowered, inputs, asked.target, choice, measure=asked.measure, check=check
+            lowered, inputs, asked.target.kind, choice, measure=asked.measure, check=check
         )
     if asked.verify:
         job.accept(original, selection.errors, batches, "on the runtime")
@@ -92,9 +96,9 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     job.report.chosen = {"form": winner.name, "candidates (median ms)": selection.outcomes}
     if asked.measure and job.quantizes:
         with stage(job.report, "compare with float"):
-            compare_with_float(job, original, inputs, asked.target, winner)
+            compare_with_float(job, original, inputs, asked.target.kind, winner)
     return CompiledModel(
-        winner.model, captured.signature, job.report, asked.target, choice, winner.session
+        winner.model, captured.signature, job.report, asked.target.kind, choice, winner.session
     )
 
 
@@ -129,14 +133,14 @@ def as_given(job: Job, captured: Captured, asked: Lowering, why: UnsupportedMode
     program, choice = captured.program, SessionChoice(threads=job.threads)
     assert isinstance(program, ir.Model)
     try:
-        session = Session(program, asked.target, choice)
+        session = Session(program, asked.target.kind, choice)
     except InvalidModel:
         raise why from None
     report = job.report
     report.passes, report.after = [], report.before
     report.notes.append(f"left as it is: after the passes, {why}")
     report.verified, report.chosen = "nothing was changed", {"form": "as given"}
-    return CompiledModel(program, captured.signature, report, asked.target, choice, session)
+    return CompiledModel(program, captured.signature, report, asked.target.kind, choice, session)
 
 
 def on_torch(job: Job, captured: Captured, *, verify: bool) -> CompiledModel:

@@ -17,6 +17,8 @@ from . import saved
 from .choices import SessionChoice
 from .eager import EagerSession
 from .onnxruntime import Session
+from .tvm.model import TvmModel
+from .tvm.session import TvmSession
 
 
 class AnySession(Protocol):
@@ -40,7 +42,7 @@ class CompiledModel:
 
     def __init__(
         self,
-        model: ir.Model | ExportedProgram,
+        model: ir.Model | ExportedProgram | TvmModel,
         signature: Signature,
         report: Report,
         target: str = "cpu",
@@ -71,10 +73,13 @@ class CompiledModel:
         """The lowered model (it may use com.microsoft ops).
 
         Raises:
-            InvalidInput: the model runs on torch, so there is none.
+            InvalidInput: the model runs on torch or TVM, so there is none.
         """
         if not isinstance(self._model, ir.Model):
-            raise InvalidInput("onnx: expected a model on ONNX Runtime; this one runs on torch")
+            runtime = "TVM" if isinstance(self._model, TvmModel) else "torch"
+            raise InvalidInput(
+                f"onnx: expected a model on ONNX Runtime; this one runs on {runtime}"
+            )
         return self._model
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -95,13 +100,17 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     Raises:
         InvalidInput: there is no saved model at the path.
         InvalidModel: what is there is damaged, or from a newer passel.
-        BackendUnavailable: it was compiled for a target that this machine lacks.
+        BackendUnavailable: it was compiled for a target or by a runtime that this machine lacks.
     """
     parts = saved.load(path)
     return CompiledModel(parts.model, parts.signature, parts.report, parts.target, parts.choice)
 
 
-def _session(model: ir.Model | ExportedProgram, target: str, choice: SessionChoice) -> AnySession:
+def _session(
+    model: ir.Model | ExportedProgram | TvmModel, target: str, choice: SessionChoice
+) -> AnySession:
     if isinstance(model, ExportedProgram):
         return EagerSession(model)
+    if isinstance(model, TvmModel):
+        return TvmSession(model)
     return Session(model, target, choice)

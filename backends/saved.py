@@ -22,6 +22,8 @@ from ..passes.report import Report
 from ..signature import Signature
 from .choices import SessionChoice
 from .saved_report import report_of
+from .tvm.artefact import SUFFIX, load_model, save_model
+from .tvm.model import TvmModel
 
 MANIFEST = "passel.json"
 FORMAT = 1
@@ -38,7 +40,7 @@ FLAT = (
 class Saved:
     """Everything that a compiled model is made of again."""
 
-    model: ir.Model | ExportedProgram
+    model: ir.Model | ExportedProgram | TvmModel
     signature: Signature
     report: Report
     target: str
@@ -82,10 +84,14 @@ def _create(parts: Saved, folder: Path) -> None:
 def _replace(parts: Saved, folder: Path) -> None:
     old = _current(folder)
     stem = STEMS[1] if old.startswith(f"{STEMS[0]}.") else STEMS[0]
-    name = _put(parts, folder, stem)
-    for file in folder.iterdir():
-        if file.name not in (MANIFEST, name, f"{name}.data") and file.name.startswith(STEMS):
-            file.unlink()
+    _clear(folder, stem)  # of what an interrupted save left
+    _put(parts, folder, stem)
+    _clear(folder, next(other for other in STEMS if other != stem))
+
+
+def _clear(folder: Path, stem: str) -> None:
+    for file in folder.glob(f"{stem}.*"):
+        file.unlink()
 
 
 def _current(folder: Path) -> str:
@@ -95,17 +101,11 @@ def _current(folder: Path) -> str:
         return ""  # damaged: there is nothing to keep
 
 
-def _put(parts: Saved, folder: Path, stem: str) -> str:
+def _put(parts: Saved, folder: Path, stem: str) -> None:
     """Write the model, then the manifest that refers to it."""
-    is_onnx = isinstance(parts.model, ir.Model)
-    name = stem + (".onnx" if is_onnx else ".pt2")
-    if isinstance(parts.model, ir.Model):
-        write(parts.model, folder / name)
-    else:
-        torch.export.save(parts.model, folder / name)
     manifest = {
         "format": FORMAT,
-        "model": name,
+        "model": _put_model(parts.model, folder / stem),
         "target": parts.target,
         "session": parts.choice.to_dict(),
         "signature": json.loads(parts.signature.to_json()),
@@ -114,7 +114,20 @@ def _put(parts: Saved, folder: Path, stem: str) -> str:
     temporary = folder / f".{MANIFEST}.tmp"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / MANIFEST)
-    return name
+
+
+def _put_model(model: ir.Model | ExportedProgram | TvmModel, stem: Path) -> str:
+    """Write the model in its own format; the name of its file."""
+    if isinstance(model, ir.Model):
+        path = stem.with_suffix(".onnx")
+        write(model, path)
+    elif isinstance(model, TvmModel):
+        path = stem.with_suffix(SUFFIX)
+        save_model(model, path)
+    else:
+        path = stem.with_suffix(".pt2")
+        torch.export.save(model, path)
+    return path.name
 
 
 def _umask() -> int:
@@ -129,6 +142,7 @@ def load(path: str | os.PathLike[str]) -> Saved:
     Raises:
         InvalidInput: there is no saved model at the path.
         InvalidModel: what is there is damaged, or from a newer passel.
+        BackendUnavailable: it was compiled by TVM, which is missing here.
     """
     folder = Path(path)
     manifest_path = folder / MANIFEST
@@ -156,11 +170,13 @@ def _parts(folder: Path, manifest: dict[str, Any]) -> Saved:
     return Saved(model, signature, report, str(manifest["target"]), choice)
 
 
-def _model(path: Path) -> ir.Model | ExportedProgram:
+def _model(path: Path) -> ir.Model | ExportedProgram | TvmModel:
     if not path.is_file():
         raise InvalidModel(f"load: {str(path)!r} is missing: the saved model is not complete")
     if path.suffix == ".onnx":
         return read(path)
+    if path.suffix == SUFFIX:
+        return load_model(path)
     try:
         return torch.export.load(path)
     except Exception as error:

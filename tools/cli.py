@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import PasselError, VerificationError
-from . import cli_quantize  # noqa: F401  (adds its command)
+from . import cli_db, cli_quantize, cli_target, cli_tune  # noqa: F401  (each adds its commands)
 from .cli_commands import COMMANDS, DISAGREES, app
 from .cli_screen import quiet_libraries
 

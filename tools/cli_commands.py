@@ -9,7 +9,7 @@ from ..errors import InvalidInput
 from . import cli_options as options
 from .cli_screen import Screen
 
-COMMANDS = ("optimize", "quantize", "inspect", "passes", "run", "diff", "bench")
+COMMANDS = tuple("optimize quantize tune inspect passes run diff target db bench".split())
 DISAGREES = 1
 """Exit status when two models do not compute the same."""
 
@@ -19,9 +19,12 @@ HELP = """Make trained ONNX models smaller and faster without changing what they
 passel in.onnx out.onnx            optimize, verify, write, say what changed
 passel in.onnx --dry-run           the same, but write nothing
 passel quantize in.onnx q.onnx     the same in few bits, and what that costs
+passel tune in.onnx -o tuned/      search for the fastest way to run it here
 passel inspect in.onnx             what each pass would do, and why not
 passel diff in.onnx out.onnx       do both compute the same?
 passel run out.onnx --threads 4    latency and output shapes
+passel target                      what this machine is, and what it may use
+passel db list                     what tuning has found
 """
 EPILOG = (
     "-q, --debug and --version may stand anywhere. Exit status: 0 fine, 1 the results disagree, "

@@ -1,5 +1,6 @@
 """Whether TVM can be used here, and the settings it reads when it is first imported."""
 
+import importlib
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -7,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ...errors import BackendUnavailable
 
 TVM = "0.27.0.post1"
+FFI_FROM = (0, 1, 14)
 FFI_BEFORE = (0, 1, 15)
 """From here on, and with this TVM, MetaSchedule's TuneContext crashes the process."""
 INSTALL = 'pip install "passel[tvm]"'
@@ -14,29 +16,49 @@ INSTALL_FFI = 'pip install "apache-tvm-ffi>=0.1.14,<0.1.15"'
 
 
 def require(threads: int = 0) -> None:
-    """Make `import tvm` safe, with a pool of this many threads (0: all cores).
+    """Import tvm, with a pool of at least this many threads (0: all cores).
 
-    TVM reads the size of its pool once in a process, when the first kernel runs; left alone it
-    takes half of the cores.
+    TVM makes its pool when the first kernel runs, and left alone with half of the cores. It is made
+    as large as the machine allows here; sessions then use a part of it (`session.use_threads`).
+    TVM_NUM_THREADS, where the user has set it, has the last word.
 
     Raises:
-        BackendUnavailable: TVM is missing, or installed in versions that do not work together.
+        BackendUnavailable: TVM is missing, installed in versions that do not work together, or
+            does not start.
     """
+    found = problem()
+    if found is not None:
+        raise BackendUnavailable(found)
+    if "tvm" not in sys.modules:
+        os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, usable_cores())))
+    try:
+        importlib.import_module("tvm")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendUnavailable(
+            f"apache-tvm {TVM} is installed, but cannot be imported: {error}"
+        ) from error
+
+
+def problem() -> str | None:
+    """What is wrong with what is installed, and what to do; None if nothing. Imports nothing."""
     found = _version("apache-tvm")
     if found is None:
-        raise BackendUnavailable(f"backend 'tvm' needs Apache TVM, which is missing: {INSTALL}")
+        return f"backend 'tvm' needs Apache TVM, which is missing: {INSTALL}"
     if found != TVM:
-        raise BackendUnavailable(
-            f"backend 'tvm' needs apache-tvm {TVM}, but {found} is installed: {INSTALL}"
-        )
+        return f"backend 'tvm' needs apache-tvm {TVM}, but {found} is installed: {INSTALL}"
     ffi = _version("apache-tvm-ffi")
-    if ffi is None or _numbers(ffi) >= FFI_BEFORE:
-        raise BackendUnavailable(
-            f"apache-tvm-ffi {ffi or 'is missing'} does not work with apache-tvm {TVM}: "
-            f"{INSTALL_FFI}"
-        )
-    if "tvm" not in sys.modules:
-        os.environ.setdefault("TVM_NUM_THREADS", str(threads or os.cpu_count() or 1))
+    if ffi is None:
+        return f"apache-tvm {TVM} needs apache-tvm-ffi, which is missing: {INSTALL_FFI}"
+    if not FFI_FROM <= _numbers(ffi) < FFI_BEFORE:
+        return f"apache-tvm-ffi {ffi} does not work with apache-tvm {TVM}: {INSTALL_FFI}"
+    return None
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:
@@ -47,4 +69,5 @@ def _version(package: str) -> str | None:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
+    """Major, minor, patch; a suffix such as "post1" is left out."""
     return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())

@@ -17,6 +17,7 @@ class Machine:
         dot: instruction that multiplies u8·s8 and adds four products to an int32: "avx512vnni",
             "avxvnni", or "" where there is none.
         threads: worker threads.
+        kind: "cpu"; "cuda" for a GPU, for which no weight is packed: `mcpu` names its architecture.
     """
 
     mcpu: str
@@ -24,6 +25,7 @@ class Machine:
     registers: int
     dot: str
     threads: int
+    kind: str = "cpu"
 
     def lanes(self, bits: int = 32) -> int:
         """Elements of this width in one register."""

@@ -8,6 +8,8 @@ from .schedules import Scheduled, schedule
 if TYPE_CHECKING:
     import tvm
 
+    from .tuned import Tuned
+
 
 def fused(module: "tvm.IRModule", machine: Machine) -> "tvm.IRModule":
     """The module with one PrimFunc per group of operators that run as one kernel."""
@@ -27,16 +29,66 @@ def fused(module: "tvm.IRModule", machine: Machine) -> "tvm.IRModule":
                 steps.FoldConstant(),
                 steps.FuseOps(),
                 steps.FuseTIR(),
+                steps.RewriteDataflowReshape(),  # a reshape alone is a view, not a kernel
                 steps.DeadCodeElimination(),
                 steps.BundleModelParams(),
             ]
         )(module)
 
 
-def build(module: "tvm.IRModule", machine: Machine) -> "tuple[tvm.relax.VMExecutable, Scheduled]":
-    """Schedule the kernels of a Relax module and compile it."""
+def build(
+    module: "tvm.IRModule", machine: Machine, *, check: bool = False, tuned: "Tuned | None" = None
+) -> "tuple[tvm.relax.VMExecutable, Scheduled]":
+    """Schedule the kernels of a Relax module and compile it.
+
+    Args:
+        module: `main` and what it calls.
+        machine: what to compile for.
+        check: compare every scheduled kernel with its unscheduled form, which replaces it where
+            they disagree. Needs a CPU that runs the machine's code.
+        tuned: schedules that were found by measurement, to use before the rules.
+    """
+    first = () if tuned is None else (tuned.measured,)
+    scheduled = schedule(fused(module, machine), machine, first)
+    if check:
+        from .checked import checked
+
+        scheduled = checked(scheduled, machine)
+    return compiled(scheduled.module, machine), scheduled
+
+
+def compiled(module: "tvm.IRModule", machine: Machine) -> "tvm.relax.VMExecutable":
+    """Machine code of a module whose kernels are as they shall be."""
     import tvm
 
-    scheduled = schedule(fused(module, machine), machine)
-    executable = tvm.compile(scheduled.module, target=tvm.target.Target(machine.target()))
-    return executable, scheduled
+    target = tvm.target.Target(machine.target())
+    return tvm.compile(module, target=target, relax_pipeline=_lowered(target))
+
+
+def _lowered(target: "tvm.target.Target") -> "tvm.transform.Pass":
+    """What is left to do for the VM when kernels are neither to be fused nor recognised again."""
+    import tvm
+    from tvm import relax
+
+    steps = relax.transform
+    sequence = tvm.transform.Sequential(
+        [
+            steps.ToNonDataflow(),
+            steps.RemovePurityChecking(),
+            steps.CallTIRRewrite(),
+            steps.StaticPlanBlockMemory(),
+            steps.LowerAllocTensor(),
+            steps.KillAfterLastUse(),
+            steps.LowerRuntimeBuiltin(),
+            steps.ComputePrimValue(),
+            steps.VMShapeLower(),
+            steps.AttachGlobalSymbol(),
+        ]
+    )
+
+    @tvm.transform.module_pass(opt_level=0)
+    def lower(module: "tvm.IRModule", _: "tvm.transform.PassContext") -> "tvm.IRModule":
+        with target:
+            return sequence(module)
+
+    return lower

@@ -24,10 +24,16 @@ def bench(
     ] = None,
     side: Annotated[
         list[str] | None,
-        typer.Option(help="eager, torch.compile, onnxruntime, push-tokens, passel; repeatable"),
+        typer.Option(
+            help="eager, torch.compile, onnxruntime, push-tokens, passel, autotuned, tvm, "
+            "tvm-tuned; repeatable"
+        ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="measuring time per side and model")] = 10.0,
     threads: Annotated[int, typer.Option(help="threads per side (0: all cores)")] = 0,
+    budget: Annotated[
+        str, typer.Option(help="how long the sides that search may take, a model: 30s, 10min")
+    ] = "10min",
     json_path: Annotated[Path | None, typer.Option("--json", help="write the numbers here")] = None,
 ) -> None:
     """Measure latency side by side.
@@ -40,12 +46,13 @@ def bench(
     """
     from .latency import compare
     from .models import DEFAULT, MODELS
-    from .worker import DEFAULT_SIDES, SIDES
+    from .worker import BUDGET, DEFAULT_SIDES, SIDES
 
     chosen, sides = models or list(DEFAULT), side or list(DEFAULT_SIDES)
     _known("model", chosen, MODELS)
     _known("side", sides, SIDES)
     count = threads or os.cpu_count() or 1
+    os.environ[BUDGET] = budget
     console, err = Console(), Console(stderr=True)
     results = {}
     with err.status("starting") as status:

@@ -75,6 +75,39 @@ def vit_s16_unified() -> Loaded:
     return randomize(ViT(config)).eval(), vit_inputs(config)
 
 
+def mlp() -> Loaded:
+    """One MLP block of ViT-S on 197 tokens: norm, two products with GELU between, residual add."""
+    return MLP(384, 1536).eval(), (torch.randn(1, 197, 384),)
+
+
+class MLP(torch.nn.Module):
+    """x + W₂·gelu(W₁·norm(x))."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
+        self.up, self.down = torch.nn.Linear(width, inner), torch.nn.Linear(inner, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens (batch, tokens, width) to the same shape."""
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+
+
+def gpt2_decode() -> Loaded:
+    """A GPT-2-sized decoder, one token after 512 cached ones."""
+    from .quant_decode import Decode, cached
+
+    model, _ = gpt2()
+    return Decode(model).eval(), cached(model, 0)
+
+
+def mod_vit() -> Loaded:
+    """ViT-S/16 as a Mixture of Depths that keeps half of the patches in every block."""
+    from ...models import VIT_S16, MoDViT, Routing, randomize, vit_inputs
+
+    return randomize(MoDViT(VIT_S16, Routing(ratio=0.5, every=1))).eval(), vit_inputs(VIT_S16)
+
+
 MODELS: dict[str, Callable[[], Loaded]] = {
     "vit_s16": vit_s16,
     "gpt2": gpt2,
@@ -82,6 +115,9 @@ MODELS: dict[str, Callable[[], Loaded]] = {
     "vit_b16": vit_b16,
     "gpt2_last": partial(gpt2_prefill, "last"),
     "gpt2_all_logits": partial(gpt2_prefill, "all"),
+    "gpt2_decode": gpt2_decode,
+    "mlp": mlp,
+    "mod_vit": mod_vit,
     "pmod": partial(pmod, dense=False),
     "pmod_dense": partial(pmod, dense=True),
 }

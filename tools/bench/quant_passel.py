@@ -1,4 +1,4 @@
-"""passel's own sides: the default passes, then Quantize, compiled for ONNX Runtime."""
+"""passel's own sides: the default passes, then Quantize, compiled for ONNX Runtime or for TVM."""
 
 from functools import partial
 from typing import Any
@@ -7,7 +7,7 @@ from ...errors import BackendUnavailable
 from .quant_recipes import Built, Job, Recipe, Samples
 
 
-def compiled(job: Job, *, scheme: str, weights: str = "") -> Built:
+def compiled(job: Job, *, scheme: str, weights: str = "", backend: str = "auto") -> Built:
     """passel.compile with a pass more, saved."""
     from ...compiler import compile
 
@@ -15,6 +15,7 @@ def compiled(job: Job, *, scheme: str, weights: str = "") -> Built:
         job.case.module,
         job.case.sample(0),
         passes=["default", quantize(job, scheme, weights)],
+        backend=backend,
         threads=job.threads,
     )
     model.save(job.folder / "compiled")
@@ -40,6 +41,7 @@ def quantize(job: Job, scheme: str, weights: str) -> Any:
 CALIBRATED = ("int8", "int8-mixed")
 INT8 = ("int8-dynamic", "int8", "int8-mixed")
 WEIGHTS = ("w4", "w4a8")
+ON_TVM = ("int8-dynamic", "int8", "w8", "w4")
 ROUNDINGS = ("rtn", "mse", "awq", "gptq", "mse+gptq", "awq+mse+gptq", "flexround", "adaround")
 RECIPES = {
     **{
@@ -62,6 +64,21 @@ RECIPES = {
         )
         for scheme in WEIGHTS
     },
+    **{
+        f"passel-tvm-{scheme}": Recipe(
+            "passel",
+            f"Quantize(scheme='{scheme}'), backend='tvm'",
+            partial(compiled, scheme=scheme, backend="tvm"),
+            packages=("apache-tvm",),
+        )
+        for scheme in ON_TVM
+    },
+    "passel-tvm-int8-dynamic:smooth": Recipe(
+        "passel",
+        "Quantize(scheme='int8-dynamic', weights='smooth'), backend='tvm'",
+        partial(compiled, scheme="int8-dynamic", weights="smooth", backend="tvm"),
+        packages=("apache-tvm",),
+    ),
     **{
         f"passel-w4:{name}": Recipe(
             "passel",

@@ -5,6 +5,7 @@ side keeps thread pools, spinning threads and peak memory apart.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -69,12 +70,47 @@ def passel(loaded: Loaded, threads: int) -> Call:
     return lambda: compiled(*inputs)
 
 
+def tvm(loaded: Loaded, threads: int) -> Call:
+    """passel.compile for TVM, with passel's schedules as they are."""
+    from ...compiler import compile
+
+    model, inputs = loaded
+    compiled = compile(model, inputs, backend="tvm", threads=threads)
+    return lambda: compiled(*inputs)
+
+
+def tvm_tuned(loaded: Loaded, threads: int) -> Call:
+    """The same with kernels that were tuned on this machine, for as long as BUDGET says."""
+    from ...compiler import compile
+
+    model, inputs = loaded
+    kernels = os.environ.get(BUDGET, "10min")
+    compiled = compile(model, inputs, backend="tvm", threads=threads, kernels=kernels)
+    return lambda: compiled(*inputs)
+
+
+def autotuned(loaded: Loaded, threads: int) -> Call:
+    """passel.autotune; a lookup where the model was tuned before."""
+    from ...autotuning import autotune
+
+    model, inputs = loaded
+    compiled = autotune(model, inputs, threads=threads, budget=os.environ.get(BUDGET, "10min"))
+    print(json.dumps({"plan": compiled.report.chosen}, default=str), file=sys.stderr)
+    return lambda: compiled(*inputs)
+
+
+BUDGET = "PASSEL_BENCH_BUDGET"
+"""How long the sides that search may take, as `autotune` has it."""
+
 SIDES: dict[str, Callable[[Loaded, int], Call]] = {
     "eager": eager,
     "torch.compile": inductor,
     "onnxruntime": onnxruntime,
     "push-tokens": pushed,
     "passel": passel,
+    "autotuned": autotuned,
+    "tvm": tvm,
+    "tvm-tuned": tvm_tuned,
 }
 
 

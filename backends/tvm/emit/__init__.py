@@ -12,6 +12,7 @@ import numpy as np
 from ....errors import UnsupportedModel
 from ....graph import Graph
 from ..machine import Machine
+from .dims import Dims
 from .emitter import Emission, Emitter
 from .table import emission_of
 
@@ -42,13 +43,14 @@ def emit(graph: Graph, machine: Machine) -> Emitted:
     Raises:
         UnsupportedModel: operators that there is no spelling for; it names them all.
     """
-    chosen = choose(graph, machine)
-    emitter = Emitter(graph, machine)
+    dims = Dims(graph.inputs)
+    chosen = choose(graph, machine, dims)
+    emitter = Emitter(graph, machine, dims)
     module = emitter.function(chosen)
     return Emitted(module, emitter.constants, emitter.notes)
 
 
-def choose(graph: Graph, machine: Machine) -> list[Emission]:
+def choose(graph: Graph, machine: Machine, dims: Dims) -> list[Emission]:
     """How each op that is needed is emitted, in topological order."""
     needed = set(graph.outputs)
     found: list[Emission] = []
@@ -56,11 +58,12 @@ def choose(graph: Graph, machine: Machine) -> list[Emission]:
     for op in reversed(list(graph.ops)):
         if not op.effectful and needed.isdisjoint(op.outputs):
             continue
-        emission = emission_of(op, machine)
+        emission = emission_of(op, machine, dims)
         if emission is None:
             missing.setdefault(op.kind, []).append(op.name)
             continue
         needed.update(emission.reads)
+        needed.update(value for value in emission.shapes if not dims.spells(value))
         found.append(emission)
     if missing:
         raise UnsupportedModel(f"TVM: no lowering for {_listed(missing)}")

@@ -4,13 +4,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
+from ....errors import UnsupportedModel
 from ....graph import Graph, Op, Value
 from ..machine import Machine
+from ..schedules.rule import KERNEL
+from .contents import Contents
+from .dims import Dims, Extent, Unknown
+from .expressions import dtype_of
 
 if TYPE_CHECKING:
     from tvm import relax
+
+CARRIERS = {
+    "int2": np.dtype(np.int8),
+    "int4": np.dtype(np.int8),
+    "uint2": np.dtype(np.uint8),
+    "uint4": np.dtype(np.uint8),
+}
+"""What holds codes of less than a byte: a byte each."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +34,15 @@ class Emission:
     Attributes:
         op: the op whose results it makes.
         reads: the computed values that it needs.
-        emit: makes one Relax expression per result of `op`.
+        emit: makes one Relax expression per result of `op`; None for one that `Emitter.contents`
+            holds.
+        shapes: computed values of which it only needs the shape.
     """
 
     op: Op
     reads: tuple[Value, ...]
-    emit: "Callable[[Emitter], Sequence[relax.Expr]]"
+    emit: "Callable[[Emitter], Sequence[relax.Expr | None]]"
+    shapes: tuple[Value, ...] = ()
 
 
 class Emitter:
@@ -33,90 +50,186 @@ class Emitter:
 
     Attributes:
         machine: what the kernels are for.
+        dims: the variables that stand for symbolic extents.
+        contents: values known at emission, such as shapes.
         constants: arrays of the parameters behind the inputs.
         notes: what the user should know.
     """
 
-    def __init__(self, graph: Graph, machine: Machine) -> None:
+    def __init__(self, graph: Graph, machine: Machine, dims: Dims | None = None) -> None:
         from tvm import relax
 
         self.graph = graph
         self.machine = machine
+        self.dims = Dims(graph.inputs) if dims is None else dims
         self.builder = relax.BlockBuilder()
+        self.contents = Contents(self)
         self.constants: list[np.ndarray] = []
         self.notes: list[str] = []
         self._parameters: list[Any] = []
         self._of: dict[Value, Any] = {}
-        self._dims: dict[str, Any] = {}
 
     def __getitem__(self, value: Value) -> "relax.Expr":
-        """What a value became; a constant becomes a parameter on first use."""
+        """What a value became.
+
+        A known one becomes a parameter on first use, or part of the code if it is a lone number.
+        """
         found = self._of.get(value)
         if found is None:
-            found = self._of[value] = self.constant(value.array(), value.name)
+            found = self._of[value] = self._materialised(value)
         return found
 
     def constant(self, array: np.ndarray, name: str) -> "relax.Var":
         """A new parameter that holds `array`, e.g. a weight packed for one kernel."""
         from tvm import relax
 
-        array = np.ascontiguousarray(array)
+        array = _contiguous(carried(array))
         kind = relax.TensorType(array.shape, str(array.dtype))
         variable = relax.Var(_identifier(f"{name}_{len(self.constants)}"), kind)
         self.constants.append(array)
         self._parameters.append(variable)
         return variable
 
+    def number(self, number: Any, dtype: str) -> "relax.Expr":
+        """A lone number as part of the code."""
+        from tvm import relax
+
+        return relax.const(np.asarray(number).astype(_numpy(dtype)), dtype)
+
     def emit(self, expression: "relax.Expr") -> "relax.Var":
         """Bind an expression to a variable."""
         return self.builder.emit(expression)
 
-    def call_te(self, compute: Callable[..., Any], *arguments: Any, name: str) -> "relax.Var":
-        """Bind the result of a tensor expression, which becomes one kernel."""
-        return self.builder.emit_te(compute, *arguments, primfunc_name_hint=name)
+    def call_te(
+        self, compute: Callable[..., Any], *arguments: Any, name: str, kernel: str = ""
+    ) -> "relax.Var":
+        """Bind the result of a tensor expression, which becomes one kernel.
 
-    def shape(self, value: Value) -> list[Any]:
-        """Extents of a value as Relax takes them: a symbolic one is a variable of its name."""
-        from tvm import tirx
+        Args:
+            compute: from tensors to a tensor.
+            arguments: expressions, nested lists of them, or what `compute` takes as it is.
+            name: what the kernel is called.
+            kernel: name of the schedule rule that is made for it.
+        """
+        extra = {"primfunc_attrs": {KERNEL: kernel}} if kernel else {}
+        return self.builder.emit_te(compute, *arguments, primfunc_name_hint=name, **extra)
 
+    def shape(self, value: Value) -> list[Extent]:
+        """Extents of a value: numbers, and expressions over the inputs' extents.
+
+        Raises:
+            Unknown: an extent depends on the elements of a tensor.
+        """
+        found = self._of.get(value)
+        if found is not None:
+            return self.extents(found)
+        known = self.contents.get(value)
+        if known is not None:
+            return list(known.shape)
         if value.shape is None:
-            raise ValueError(f"expected a value of known rank, got {value.name!r}")
-        return [
-            extent
-            if isinstance(extent, int)
-            else self._dims.setdefault(extent, tirx.Var(extent, "int64"))
-            for extent in value.shape
-        ]
+            raise Unknown(value.name)
+        return [self.dims(dim) for dim in value.shape]
+
+    def extents(self, expression: "relax.Expr") -> list[Extent]:
+        """Extents of an expression.
+
+        Raises:
+            Unknown: Relax does not know them.
+        """
+        from tvm import relax
+
+        shape = expression.ty.shape
+        if not isinstance(shape, relax.ShapeExpr):
+            raise Unknown(str(expression))
+        return [self.dims.simple(extent) for extent in shape.values]
+
+    def dtype(self, value: Value) -> str:
+        """Element type of what a value becomes."""
+        assert value.dtype is not None, f"{value.name!r} is no tensor"
+        return str(CARRIERS.get(value.dtype.name, value.dtype))
+
+    def cast(self, expression: "relax.Expr", dtype: str) -> "relax.Expr":
+        """An expression in an element type."""
+        from tvm import relax
+
+        if dtype_of(expression) == dtype:
+            return expression
+        return self.emit(relax.op.astype(expression, dtype))
 
     def function(self, emissions: Sequence[Emission]) -> Any:
         """The module with `main`: every emission in order, then the outputs as a tuple."""
         from tvm import relax
 
         inputs = [self._input(value) for value in self.graph.inputs]
-        with self.builder.function("main"):
-            with self.builder.dataflow():
-                for emission in emissions:
-                    results = emission.emit(self)
-                    for value, result in zip(emission.op.outputs, results, strict=True):
-                        self._of[value] = result
-                outputs = relax.Tuple([self[value] for value in self.graph.outputs])
-                result = self.builder.emit_output(outputs)
-            self.builder.emit_func_output(result, params=[*inputs, *self._parameters])
+        try:
+            with self.builder.function("main"):
+                with self.builder.dataflow():
+                    for emission in emissions:
+                        self._run(emission)
+                    outputs = relax.Tuple([self[value] for value in self.graph.outputs])
+                    result = self.builder.emit_output(outputs)
+                self.builder.emit_func_output(result, params=[*inputs, *self._parameters])
+        except UnsupportedModel:
+            self.builder._end_block()  # else the builder complains when it is freed
+            raise
         module = self.builder.finalize()
-        return _counted(module, len(inputs))
+        module["main"] = module["main"].with_attr("num_input", len(inputs))
+        return module
+
+    def _run(self, emission: Emission) -> None:
+        op = emission.op
+        try:
+            results = emission.emit(self)
+        except UnsupportedModel:
+            raise
+        except Unknown as error:
+            raise UnsupportedModel(
+                f"TVM: {op.kind} {op.name!r} has a shape that does not follow from the shapes of "
+                f"the inputs ({error})"
+            ) from error
+        except Exception as error:  # TVM raises whatever it likes where operands do not fit
+            lines = str(error).strip().splitlines() or [repr(error)]
+            raise UnsupportedModel(
+                f"TVM: cannot express {op.kind} {op.name!r}: {lines[-1]}"
+            ) from error
+        for value, result in zip(op.outputs, results, strict=False):
+            if result is not None:
+                self._of[value] = result
 
     def _input(self, value: Value) -> "relax.Var":
         from tvm import relax
 
-        kind = relax.TensorType(self.shape(value), str(value.dtype))
+        if value.shape is None or value.dtype is None:
+            raise UnsupportedModel(f"TVM: expected input {value.name!r} to have a known rank")
+        kind = relax.TensorType([self.dims(dim) for dim in value.shape], self.dtype(value))
         variable = self._of[value] = relax.Var(_identifier(value.name), kind)
         return variable
 
+    def _materialised(self, value: Value) -> "relax.Expr":
+        known = self.contents.get(value)
+        if known is None:
+            raise ValueError(f"expected {value.name!r} to be emitted before it is read")
+        if known.dtype == object:
+            return self.contents.tensor(known, self.dtype(value))
+        if known.ndim == 0:
+            return self.number(carried(known), self.dtype(value))
+        return self.constant(known, value.name)
 
-def _counted(module: Any, count: int) -> Any:
-    """Say where the constants begin among the parameters of `main`."""
-    module["main"] = module["main"].with_attr("num_input", count)
-    return module
+
+def carried(array: np.ndarray) -> np.ndarray:
+    """An array in the type that holds it: codes of less than a byte take a whole one."""
+    carrier = CARRIERS.get(array.dtype.name)
+    if carrier is not None:
+        return array.astype(carrier)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(array.shape)  # which would make 0-d ones 1-d
+
+
+def _numpy(dtype: str) -> np.dtype:
+    return np.dtype(getattr(ml_dtypes, dtype, dtype))
 
 
 def _identifier(name: str) -> str:

@@ -1,0 +1,103 @@
+"""GPU schedules: every kernel of a module gets the first of TVM's dlight rules that takes it.
+
+From the particular to the general: products (tiled in shared memory; float16 ones on the tensor
+cores), products with one row, products with a few rows of which the number is known only at run
+time, reductions along the last axis, what reduces and then uses the result (softmax, norms),
+transposes, and then anything else, one element a thread. A schedule counts only if TVM can lower it
+for the GPU and every GPU can launch its kernels; else the next rule is asked. dlight's RMSNorm is
+left out: it is for rows of 4096 elements, and GeneralReduction takes the same kernels.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .cuda_launch import launches
+from .schedules import Scheduled
+
+if TYPE_CHECKING:
+    import tvm
+
+FEW_ROWS = 8
+"""Rows that the rule for a few rows takes at a time."""
+
+
+def cuda_rules() -> list[Any]:
+    """Every rule, in the order in which they are asked."""
+    from tvm.s_tir.dlight import gpu
+
+    return [
+        gpu.Matmul(),
+        gpu.GEMV(),
+        gpu.LowBatchGEMV(FEW_ROWS),
+        gpu.Reduction(),
+        gpu.GeneralReduction(),
+        gpu.Transpose(),
+        fallback(),
+    ]
+
+
+def fallback() -> Any:
+    """The rule for anything: one element a thread."""
+    from tvm.s_tir.dlight import gpu
+
+    return gpu.Fallback()
+
+
+def schedule_cuda(
+    module: "tvm.IRModule", target: "tvm.target.Target", rules: Sequence[Any] | None = None
+) -> Scheduled:
+    """Schedule every kernel that no GPU can run as it is; by all rules, unless some are given.
+
+    `serial` of the result names the kernels that no rule could take: a GPU cannot run those.
+    """
+    import tvm
+    from tvm import tirx
+
+    result = Scheduled(tvm.IRModule(dict(module.functions_items()), attrs=module.attrs))
+    rules = cuda_rules() if rules is None else rules
+    for var, function in list(module.functions_items()):
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        name = var.name_hint
+        if refusal(name, function, target) is None:
+            result.rules[name] = "itself"  # launches its own threads, or was scheduled before
+            continue
+        for rule in rules:
+            done = applied(rule, function, target)
+            if done is not None and refusal(name, done, target) is None:
+                result.rules[name], result.plain[name] = type(rule).__name__, function
+                marked = done.with_attr("tirx.is_scheduled", True)
+                result.module[var] = marked.with_attr("global_symbol", name)
+                break
+        else:
+            result.serial.append(name)
+    return result
+
+
+def applied(
+    rule: Any, function: "tvm.tirx.PrimFunc", target: "tvm.target.Target"
+) -> "tvm.tirx.PrimFunc | None":
+    """The function as one rule schedules it; None where the rule does not take it.
+
+    dlight's rules say no in three ways: nothing, an empty list, or an exception of any kind from
+    the middle of a schedule.
+    """
+    try:
+        with target:
+            found = rule.apply(function.with_attr("global_symbol", "main"), target, False)
+    except Exception:
+        return None
+    if isinstance(found, list):
+        found = found[0] if found else None
+    return None if found is None else found.mod["main"]
+
+
+def refusal(name: str, function: "tvm.tirx.PrimFunc", target: "tvm.target.Target") -> str | None:
+    """Why a GPU cannot run a function; None where it can."""
+    try:
+        found = launches({name: function}, target)
+    except Exception as error:  # whatever one of TVM's passes raises
+        return str(error).strip().splitlines()[-1]
+    if not found:
+        return "no kernel"
+    return next((said for launch in found if (said := launch.excess()) is not None), None)

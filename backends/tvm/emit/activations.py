@@ -1,0 +1,85 @@
+"""Pointwise functions outside the vocabulary, each one kernel."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .expressions import NARROW, dtype_of, pointwise
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from .emitter import Emitter
+
+
+def activated(emitter: "Emitter", name: str, x: "relax.Expr", *numbers: float) -> "relax.Expr":
+    """A function of the table, with its parameters; in float32 where x is narrower."""
+    from tvm import tirx
+
+    dtype = dtype_of(x)
+    wide = "float32" if dtype in NARROW else dtype
+
+    def element(e: Any) -> Any:
+        fixed = [tirx.const(number, wide) for number in numbers]
+        result = ACTIVATIONS[name](tirx, _Wide(wide), e.astype(wide), *fixed)
+        return result.astype(dtype)
+
+    return pointwise(emitter, name, element, x)
+
+
+class _Wide:
+    """Numbers in the type of the computation."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def __call__(self, number: float) -> Any:
+        from tvm import tirx
+
+        return tirx.const(number, self.dtype)
+
+
+def _softplus(t: Any, c: Any, x: Any, beta: Any, threshold: Any) -> Any:
+    """log(1 + exp(βx))/β without overflow."""
+    scaled = x * beta
+    smooth = (t.max(scaled, c(0)) + t.log(c(1) + t.exp(c(0) - t.abs(scaled)))) / beta
+    return t.Select(scaled > threshold, x, smooth)
+
+
+def _sigmoid(t: Any, c: Any, x: Any) -> Any:
+    return c(1) / (c(1) + t.exp(c(0) - x))
+
+
+def _clipped(t: Any, x: Any, low: Any, high: Any) -> Any:
+    """x between two bounds; a NaN stays one."""
+    return t.min(high, t.max(low, x))
+
+
+ACTIVATIONS: dict[str, Callable[..., Any]] = {
+    "clip": lambda t, c, x, low, high: _clipped(t, x, low, high),
+    "leaky_relu": lambda t, c, x, slope: t.Select(x < c(0), x * slope, x),
+    "elu": lambda t, c, x, alpha: t.Select(x > c(0), x, alpha * (t.exp(x) - c(1))),
+    "selu": lambda t, c, x, alpha, gamma: gamma * t.Select(x > c(0), x, alpha * (t.exp(x) - c(1))),
+    "celu": lambda t, c, x, alpha: t.Select(x > c(0), x, alpha * (t.exp(x / alpha) - c(1))),
+    "hardsigmoid": lambda t, c, x, alpha, beta: _clipped(t, x * alpha + beta, c(0), c(1)),
+    "hardswish": lambda t, c, x: x * _clipped(t, x / c(6) + c(0.5), c(0), c(1)),
+    "softplus": _softplus,
+    "softsign": lambda t, c, x: x / (c(1) + t.abs(x)),
+    "mish": lambda t, c, x: x * t.tanh(_softplus(t, c, x, c(1), c(20))),
+    "swish": lambda t, c, x, alpha: x * _sigmoid(t, c, x * alpha),
+    "threshold": lambda t, c, x, alpha: t.Select(x > alpha, x, c(0)),
+    "floor": lambda t, c, x: t.floor(x),
+    "ceil": lambda t, c, x: t.ceil(x),
+    "round": lambda t, c, x: t.nearbyint(x),
+    "trunc": lambda t, c, x: t.trunc(x),
+    "sign": lambda t, c, x: t.Select(x > c(0), c(1), t.Select(x < c(0), c(-1), x)),
+    "log1p": lambda t, c, x: t.log1p(x),
+    "expm1": lambda t, c, x: t.exp(x) - c(1),
+    "exp2": lambda t, c, x: t.exp(x * c(0.6931471805599453)),
+    "log2": lambda t, c, x: t.log2(x),
+    "log10": lambda t, c, x: t.log10(x),
+    **{
+        name: (lambda name: lambda t, c, x: getattr(t, name)(x))(name)
+        for name in "tan asin acos atan sinh cosh asinh acosh atanh".split()
+    },
+}
+"""A function of tirx, of what makes numbers, of x, and of parameters."""

@@ -1,0 +1,186 @@
+"""Extents of shapes as Relax takes them: numbers, and expressions over named variables.
+
+An extent of the graph is a number, a name ("batch") or arithmetic on names ("2*s0", "s0 + 1"). The
+names that the inputs' shapes introduce become variables; all other extents must follow from them.
+An input whose extent is a·s + b, while no other has the extent s, introduces a variable d for it,
+and s is (d − b)/a.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ....graph import Dim, Value
+
+if TYPE_CHECKING:
+    from tvm import tirx
+
+    Extent = int | tirx.Expr
+else:
+    Extent = Any
+
+LONGEST = 500
+"""Characters of an expression that is still read: a file may name its dimensions as it likes."""
+OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+FUNCTIONS = ("Max", "Min", "Mod", "PythonMod", "FloorDiv")
+"""What sympy writes as calls."""
+
+
+class Unknown(Exception):
+    """An extent that does not follow from those of the inputs."""
+
+
+class Dims:
+    """The variables of one function, and what is known of them: each is at least 1."""
+
+    def __init__(self, inputs: Iterable[Value]) -> None:
+        from tvm.sym.analyzer import Analyzer
+
+        self._analyzer = Analyzer()
+        self._known: dict[str, Any] = {}
+        dims = [dim for value in inputs for dim in value.shape or () if isinstance(dim, str)]
+        for dim in sorted(dict.fromkeys(dims), key=lambda dim: not dim.isidentifier()):
+            self._introduce(dim)
+
+    def __call__(self, dim: Dim) -> Extent:
+        """An extent of the graph's as Relax takes it.
+
+        Raises:
+            Unknown: it does not follow from the inputs' extents.
+        """
+        if isinstance(dim, int):
+            return dim
+        if dim not in self._known:
+            self._known[dim] = self.simple(self._parsed(dim, self._known))
+        return self._known[dim]
+
+    def spells(self, value: Value) -> bool:
+        """Whether the whole shape of a value follows from the inputs' extents."""
+        if value.shape is None:
+            return False
+        try:
+            return all(self(dim) is not None for dim in value.shape)
+        except Unknown:
+            return False
+
+    def simple(self, extent: Any) -> Extent:
+        """The same extent in its shortest form; a number where it is one."""
+        from tvm import tirx
+
+        if isinstance(extent, int):
+            return extent
+        found = self._analyzer.simplify(extent)
+        return int(found) if isinstance(found, tirx.IntImm) else found
+
+    def equal(self, a: Any, b: Any) -> bool | None:
+        """Whether two extents are the same; None where that depends on the inputs."""
+        difference = self.simple(a - b)
+        if isinstance(difference, int):
+            return difference == 0
+        return False if self._analyzer.can_prove(difference != 0) else None
+
+    def at_least(self, a: Any, b: Any) -> bool | None:
+        """Whether a ≥ b; None where that depends on the inputs."""
+        difference = self.simple(a - b)
+        if isinstance(difference, int):
+            return difference >= 0
+        if self._analyzer.can_prove(difference >= 0):
+            return True
+        return False if self._analyzer.can_prove(difference < 0) else None
+
+    def product(self, extents: Sequence[Any]) -> Extent:
+        """Number of elements of a shape."""
+        total: Any = 1
+        for extent in extents:
+            total = total * extent
+        return self.simple(total)
+
+    def _introduce(self, dim: str) -> None:
+        """A variable for an input's extent, unless it follows from what there is."""
+        try:
+            self(dim)
+            return
+        except Unknown:
+            variable = self._known[dim] = self._variable(dim)
+        solved = _linear(dim)
+        if solved is not None and solved[0] not in self._known:
+            name, factor, offset = solved
+            self._known[name] = self.simple((variable - offset) // factor)
+
+    def _variable(self, name: str) -> "tirx.Var":
+        from tvm import tirx
+        from tvm.sym.analyzer import ConstIntBound
+
+        variable = tirx.Var("".join(c if c.isalnum() else "_" for c in name) or "dim", "int64")
+        self._analyzer.update(variable, ConstIntBound(1, ConstIntBound.POS_INF))
+        return variable
+
+    @staticmethod
+    def _parsed(dim: str, known: dict[str, Any]) -> Any:
+        try:
+            tree = ast.parse(dim, mode="eval").body if len(dim) <= LONGEST else None
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            tree = None
+        if tree is None:
+            raise Unknown(dim)
+        return _number(tree, known, dim)
+
+
+def _number(node: ast.expr, known: dict[str, Any], dim: str) -> Any:
+    """The value of an expression over known names."""
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.Name(id=name) if name in known:
+            return known[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_number(operand, known, dim)
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if power > 0:
+            base = found = _number(left, known, dim)
+            for _ in range(power - 1):
+                found = found * base
+            return found
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](_number(left, known, dim), _number(right, known, dim))
+        case ast.Call(func=ast.Name(id=name), args=args) if name in FUNCTIONS and len(args) > 1:
+            return _called(name, [_number(argument, known, dim) for argument in args])
+    raise Unknown(dim)
+
+
+def _called(name: str, arguments: list[Any]) -> Any:
+    from tvm import tirx
+
+    if name in ("Mod", "PythonMod"):
+        return arguments[0] % arguments[1]
+    if name == "FloorDiv":
+        return arguments[0] // arguments[1]
+    if all(isinstance(argument, int) for argument in arguments):
+        return max(arguments) if name == "Max" else min(arguments)
+    first, *rest = (tirx.const(a, "int64") if isinstance(a, int) else a for a in arguments)
+    for other in rest:
+        first = tirx.max(first, other) if name == "Max" else tirx.min(first, other)
+    return first
+
+
+def _linear(dim: str) -> tuple[str, int, int] | None:
+    """(s, a, b) where an extent is a·s + b with a ≠ 0."""
+    try:
+        names = {node.id for node in ast.walk(ast.parse(dim)) if isinstance(node, ast.Name)}
+        if len(names) != 1 or dim.isidentifier():
+            return None
+        (name,) = names
+        zero, one, two = (
+            _number(ast.parse(dim, mode="eval").body, {name: n}, dim) for n in range(3)
+        )
+    except (SyntaxError, ValueError, Unknown, ZeroDivisionError):
+        return None
+    straight = one - zero == two - one != 0
+    far = _number(ast.parse(dim, mode="eval").body, {name: 101}, dim) if straight else None
+    return (name, one - zero, zero) if far == zero + 101 * (one - zero) else None

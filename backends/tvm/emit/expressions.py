@@ -1,0 +1,115 @@
+"""Tensor expressions that several spellings share: reading with broadcasting, and moving."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .dims import Extent
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from .emitter import Emitter
+
+NARROW = ("float16", "bfloat16")
+"""Types whose sums are taken in float32 and rounded once."""
+Index = Callable[..., Sequence[Any]]
+"""From the indices of a result to those of an operand."""
+
+
+def dtype_of(x: "relax.Expr") -> str:
+    """Element type of an expression."""
+    return str(x.ty.dtype.dtype)
+
+
+def read(tensor: Any, indices: Sequence[Any], shape: Sequence[Extent] = ()) -> Any:
+    """An element of a tensor that is broadcast to the shape which `indices` run over.
+
+    Where that shape is given, an axis that has one position in both keeps its index: a read at the
+    same indices everywhere is what TVM fuses to the product in front of it.
+    """
+    from tvm import tirx
+
+    kept = indices[len(indices) - len(tensor.shape) :]
+    target = shape[len(shape) - len(tensor.shape) :] or [None] * len(kept)
+    ones = [
+        isinstance(extent, tirx.IntImm) and int(extent) == 1 and wanted != 1
+        for extent, wanted in zip(tensor.shape, target, strict=True)
+    ]
+    return tensor(*[0 if one else index for one, index in zip(ones, kept, strict=True)])
+
+
+def pointwise(
+    emitter: "Emitter", name: str, function: Callable[..., Any], *operands: "relax.Expr"
+) -> "relax.Var":
+    """One kernel that computes each element from the operands' elements, which are broadcast."""
+    from tvm import te
+
+    aligned = align(emitter, *operands)
+    shape = broadcast_shape(emitter, aligned)
+
+    def compute(*tensors: Any) -> Any:
+        return te.compute(
+            shape, lambda *i: function(*(read(tensor, i, shape) for tensor in tensors)), name=name
+        )
+
+    return emitter.call_te(compute, *aligned, name=name)
+
+
+def moved(
+    emitter: "Emitter", name: str, x: "relax.Expr", shape: Sequence[Extent], index: Index
+) -> "relax.Var":
+    """One kernel whose elements are those of x at other indices."""
+    from tvm import te
+
+    return emitter.call_te(
+        lambda tensor: te.compute(list(shape), lambda *i: tensor(*index(*i)), name=name),
+        x,
+        name=name,
+    )
+
+
+def broadcast_shape(emitter: "Emitter", operands: "Sequence[relax.Expr]") -> list[Extent]:
+    """The shape that aligned operands are broadcast to."""
+    shapes = [emitter.extents(operand) for operand in operands]
+    rank = max(map(len, shapes))
+    padded = [[1] * (rank - len(shape)) + shape for shape in shapes]
+    return [_widest(extents) for extents in zip(*padded, strict=True)]
+
+
+def align(emitter: "Emitter", *operands: "relax.Expr") -> "list[relax.Expr]":
+    """The same operands, where extents that must be equal are the same expressions.
+
+    Two extents that both come from the inputs, under two names, are equal or the model has no
+    meaning: the run checks it.
+    """
+    from tvm import relax
+
+    shapes = [emitter.extents(operand) for operand in operands]
+    rank = max(map(len, shapes), default=0)
+    wanted = {
+        -k: _widest([shape[-k] if len(shape) >= k else 1 for shape in shapes])
+        for k in range(1, rank + 1)
+    }
+    result = []
+    for operand, shape in zip(operands, shapes, strict=True):
+        target = [wanted[axis - len(shape)] for axis in range(len(shape))]
+        fitting = [s if _fits(emitter, s, t) else t for s, t in zip(shape, target, strict=True)]
+        if all(s is f for s, f in zip(shape, fitting, strict=True)):
+            result.append(operand)
+        else:
+            kind = relax.TensorType(fitting, operand.ty.dtype)
+            result.append(emitter.builder.match_cast(operand, kind))
+    return result
+
+
+def _widest(extents: Sequence[Extent]) -> Extent:
+    numbers = [extent for extent in extents if isinstance(extent, int) and extent != 1]
+    names = [extent for extent in extents if not isinstance(extent, int)]
+    return (numbers or names or [1])[0]
+
+
+def _fits(emitter: "Emitter", extent: Extent, target: Extent) -> bool:
+    """Whether an extent is 1 or the target's, or is known to be neither (which TVM reports)."""
+    if isinstance(extent, int):
+        return True
+    return emitter.dims.equal(extent, target) is True

@@ -1,0 +1,218 @@
+"""Products of 8-bit codes as they are: y = x·W + b with x = dq(q(x)) and W = dq(codes).
+
+With x = (a − z)·s, a unsigned bytes, and W = (w − v)·t, w signed bytes and t, v by column:
+    y[m, n] = (Σ_k a[m, k]·w[k, n] − z·Σ_k (w[k, n] − v[n]) − v[n]·Σ_k a[m, k]) · s·t[n] + b[n]
+The first sum is one kernel with the packed weight (`integer_weights.py`), which the dot product
+instruction computes exactly (`schedules/integer.py`); the second is known at emission. What follows
+is elementwise and becomes part of that kernel, with all that TVM fuses to it: GELU, the residual,
+the codes for the next product where their scale is known.
+
+s and z may be one per tensor or one per row.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....graph import Op, Value
+from ....graph.ops import Dequantize, Linear
+from ..machine import Machine
+from ..vnni import GROUP, Dot, dot_of
+from .emitter import Emission
+from .expressions import moved, pointwise
+from .integer_weights import Codes, loaded, packed, stored
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from .emitter import Emitter
+
+
+def integer_linear(op: Op, machine: Machine) -> Emission | None:
+    """A product of x and a weight that are both stored in 8 bits."""
+    dot = dot_of(machine)
+    if not isinstance(op, Linear) or dot is None or not is_integer_product(op):
+        return None
+    x = codes_of(op)
+    assert x is not None
+    reads = tuple(v for v in x.inputs if v is not None and v.constant is None)
+    return Emission(op, reads, lambda emitter: [_Product(emitter, op, x, dot).expression()])
+
+
+def is_integer_product(op: Linear) -> bool:
+    """Whether the codes of both sides can be multiplied as bytes."""
+    is_whole = op.output.dtype == np.float32 and _is_known(op.bias)
+    return is_whole and codes_of(op) is not None and stored(op) is not None
+
+
+def codes_of(op: Linear) -> Dequantize | None:
+    """What dequantizes x, if it has one scale and 8-bit codes."""
+    found = op.x.producer
+    if not isinstance(found, Dequantize) or found.block or found.output.dtype != np.float32:
+        return None
+    is_byte = found.x.dtype in (np.int8, np.uint8)
+    return found if is_byte and (found.axis is None or found.scale.shape in ((), (1,))) else None
+
+
+class _Product:
+    """One product being emitted; names are those of the module docstring."""
+
+    def __init__(self, emitter: "Emitter", op: Linear, x: Dequantize, dot: Dot) -> None:
+        self.emitter = emitter
+        self.op = op
+        self.x = x
+        self.dot = dot
+        self.columns = loaded(op).codes.shape[1]
+        self.weight = loaded(op).widened(dot.lanes)
+
+    def expression(self) -> "relax.Expr":
+        """y."""
+        codes = self._codes()
+        width = len(self.weight.scale)
+        panels = self._constant(packed(self.weight.codes, self.dot.lanes))
+        sums = self.emitter.call_te(byte_sums, codes, panels, width, name="byte_sums")
+        result = self._scaled(self._centred(sums, codes))
+        if self.op.bias is not None:
+            known = _known(self.op.bias)
+            assert known is not None
+            bias = np.zeros(width, np.float32)
+            bias[: self.columns] = known
+            result = pointwise(
+                self.emitter, "bias", lambda y, b: y + b, result, self._constant(bias)
+            )
+        return result if width == self.columns else self._cut(result)
+
+    def _codes(self) -> "relax.Expr":
+        """a: unsigned, the last axis a multiple of 4."""
+        codes = self.emitter[self.x.x]
+        if self.x.x.dtype == np.int8:
+            codes = pointwise(self.emitter, "unsigned", _shifted, codes)
+        return _whole_groups(self.emitter, codes)
+
+    def _centred(self, sums: "relax.Expr", codes: "relax.Expr") -> "relax.Expr":
+        """The sums without what the zero points add to them, int32."""
+        if self.weight.zero.any():
+            total, zero = _row_sums(self.emitter, codes), self._constant(self.weight.zero)
+            sums = pointwise(
+                self.emitter, "center_weight", lambda s, v, a: s - v * a, sums, zero, total
+            )
+        shift = 128 if self.x.x.dtype == np.int8 else 0
+        known = _known(self.x.zero_point) if self.x.zero_point is not None else np.zeros(1)
+        if known is not None:
+            offset = (int(known.reshape(-1)[0]) + shift) * self.weight.sums
+            return pointwise(
+                self.emitter, "center", lambda s, o: s - o, sums, self._constant(offset)
+            )
+        assert self.x.zero_point is not None
+        zero_point = self.emitter[self.x.zero_point]
+
+        def element(s: Any, z: Any, w: Any) -> Any:
+            return s - (z.astype("int32") + shift) * w
+
+        columns = self._constant(self.weight.sums)
+        return pointwise(self.emitter, "center", element, sums, zero_point, columns)
+
+    def _scaled(self, sums: "relax.Expr") -> "relax.Expr":
+        """The sums times both scales, float32."""
+        known, by_column = _known(self.x.scale), self.weight.scale
+        if known is not None:
+            factor = self._constant(known.reshape(-1)[:1].astype(np.float32) * by_column)
+            return pointwise(
+                self.emitter, "scale", lambda y, t: y.astype("float32") * t, sums, factor
+            )
+        scale = self.emitter[self.x.scale]
+
+        def element(y: Any, s: Any, t: Any) -> Any:
+            return y.astype("float32") * (s.astype("float32") * t)
+
+        return pointwise(self.emitter, "scale", element, sums, scale, self._constant(by_column))
+
+    def _cut(self, result: "relax.Expr") -> "relax.Expr":
+        shape = [*self.emitter.extents(result)[:-1], self.columns]
+        return moved(self.emitter, "columns", result, shape, lambda *i: i)
+
+    def _constant(self, array: np.ndarray) -> "relax.Expr":
+        return self.emitter.constant(array, self.op.weight.name)
+
+
+def byte_sums(codes: Any, panels: Any, columns: int) -> Any:
+    """Σ_k a[.., m, k]·w[k, n] as a tensor expression.
+
+    Args:
+        codes: a, uint8 [.., M, K], K a multiple of 4.
+        panels: w as `packed`, int8 [P, K/4, L, 4].
+        columns: N, at least L.
+
+    Returns:
+        int32 [.., M, N].
+    """
+    from tvm import te, tirx
+
+    *lead, depth = codes.shape
+    lanes = int(panels.shape[2])
+    k = te.reduce_axis((0, depth), "k")
+
+    def one(*i: Any) -> Any:
+        panel = i[-1] // lanes
+        lane = i[-1] - tirx.min(panel * lanes, columns - lanes)
+        weight = panels[panel, k // GROUP, lane, k % GROUP].astype("int32")
+        return te.sum(codes(*i[:-1], k).astype("int32") * weight, axis=k)
+
+    return te.compute([*lead, columns], one, name="byte_sums")
+
+
+def _whole_groups(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
+    """Codes with zeros behind each row, so that rows are whole groups of four."""
+    from tvm import tirx
+
+    *lead, depth = emitter.extents(codes)
+    missing = -depth % GROUP
+    if not missing:
+        return codes
+
+    def element(tensor: Any) -> Any:
+        from tvm import te
+
+        def one(*i: Any) -> Any:
+            return tirx.if_then_else(i[-1] < depth, tensor(*i), tirx.const(0, "uint8"))
+
+        return te.compute([*lead, depth + missing], one, name="whole_groups")
+
+    return emitter.call_te(element, codes, name="whole_groups")
+
+
+def _row_sums(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
+    """Σ_k a[.., m, k], int32 [.., M, 1]."""
+    from tvm import relax
+
+    return emitter.emit(relax.op.sum(emitter.cast(codes, "int32"), axis=-1, keepdims=True))
+
+
+def _shifted(code: Any) -> Any:
+    """An int8 code as the uint8 that is 128 more."""
+    return (code.astype("int32") + 128).astype("uint8")
+
+
+def _is_known(value: Value | None) -> bool:
+    return value is None or _stored_value(value) is not None
+
+
+def _stored_value(value: Value) -> Value | Dequantize | None:
+    """A constant, or what dequantizes one."""
+    if value.constant is not None:
+        return value
+    op = value.producer
+    if isinstance(op, Dequantize) and not op.block:
+        if all(v is None or v.constant is not None for v in op.inputs):
+            return op
+    return None
+
+
+def _known(value: Value | None) -> np.ndarray | None:
+    """The elements of a constant, or of one that is stored in a quantized format."""
+    found = None if value is None else _stored_value(value)
+    if found is None or isinstance(found, Value):
+        return None if found is None else found.array()
+    zero = 0 if found.zero_point is None else found.zero_point.array().astype(np.float64)
+    codes, scale = found.x.array().astype(np.float64), found.scale.array()
+    return ((codes - zero) * scale).astype(scale.dtype)

@@ -1,0 +1,295 @@
+"""Quantization to 8 bits at a scale found at run time, in as few passes over x as it takes.
+
+    scale = (max(x, 0) − min(x, 0))/255, zero_point = round(−min(x, 0)/scale)
+    codes = saturate(round(x/scale) + zero_point)
+One scale for the whole tensor (ONNX DynamicQuantizeLinear, what the graph says) takes two passes:
+the least and most of each row, then the codes. A norm in front joins the first pass.
+
+One scale per row takes a single pass, as no row waits for another; it is more accurate, and it is
+not what the graph says. `per_row` is the pattern for it; it takes only codes that nothing but
+integer products reads.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....graph import Graph, Op, Value
+from ....graph.ops import Dequantize, DynamicQuantize, Linear, Norm, Quantize
+from ..machine import Machine
+from ..vnni import dot_of
+from .emitter import Emission
+from .expressions import pointwise
+from .integer import is_integer_product
+from .norms import STATISTICS
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from .emitter import Emitter
+
+STEPS = 255
+Element = Callable[..., Any]
+
+
+def per_tensor(op: Op, machine: Machine) -> Emission | None:
+    """Codes of a float32 tensor with at least two axes, at one scale."""
+    if not isinstance(op, DynamicQuantize) or not _is_table(op.x) or dot_of(machine) is None:
+        return None
+    norm = _norm_of(op)
+    source = op if norm is None else norm
+    reads = _computed(source)
+
+    def emit(emitter: "Emitter") -> "Sequence[relax.Expr]":
+        x, low, high = _with_ranges(emitter, op.x, norm)
+        scale, zero_point = _grid(emitter, low, high)
+        return [_coded(emitter, x, scale, zero_point), *_typed(emitter, op, scale, zero_point)]
+
+    return Emission(op, reads, emit)
+
+
+def known_grid(op: Op, machine: Machine) -> Emission | None:
+    """Codes of 8 bits of a float32 tensor at a scale that is known."""
+    if not isinstance(op, Quantize) or op.output.dtype not in (np.uint8, np.int8) or op.block:
+        return None
+    lone = op.axis is None and op.scale.constant is not None and op.scale.shape in ((), (1,))
+    if not lone or op.x.dtype != np.float32 or dot_of(machine) is None:
+        return None
+    if op.zero_point is not None and op.zero_point.constant is None:
+        return None
+
+    def emit(emitter: "Emitter") -> "list[relax.Expr]":
+        grid = [np.zeros(1) if v is None else v.array() for v in (op.scale, op.zero_point)]
+        scale, zero = (emitter.number(part.reshape(-1)[0], "float32") for part in grid)
+        low = 0 if op.output.dtype == np.uint8 else -128
+        dtype = emitter.dtype(op.output)
+
+        def element(x: Any, s: Any, z: Any) -> Any:
+            return bounded(nearest(x / s) + z, low).astype(dtype)
+
+        return [pointwise(emitter, "codes", element, emitter[op.x], scale, zero)]
+
+    return Emission(op, (op.x,), emit)
+
+
+def per_row(graph: Graph) -> Callable[[Op, Machine], Emission | None]:
+    """The pattern for codes at one scale per row, where only integer products read them."""
+
+    def pattern(op: Op, machine: Machine) -> Emission | None:
+        if not isinstance(op, DynamicQuantize) or not _is_table(op.x):
+            return None
+        if dot_of(machine) is None or not _is_for_products(graph, op):
+            return None
+        norm = _norm_of(op)
+        reads = _computed(op if norm is None else norm)
+        return Emission(op, reads, lambda emitter: _by_row(emitter, op.x, norm))
+
+    return pattern
+
+
+def _is_table(x: Value) -> bool:
+    return x.dtype == np.float32 and x.rank is not None and x.rank > 1
+
+
+def _computed(op: Op) -> tuple[Value, ...]:
+    return tuple(v for v in op.inputs if v is not None and v.constant is None)
+
+
+def _norm_of(op: DynamicQuantize) -> Norm | None:
+    """The norm that makes x, over its last axis and for no other reader."""
+    norm = op.x.producer
+    if not isinstance(norm, Norm) or norm.ndim != 1 or norm.x.dtype != np.float32:
+        return None
+    return norm if op.x.readers == [op] else None
+
+
+def _is_for_products(graph: Graph, op: DynamicQuantize) -> bool:
+    if any(graph.is_output(value) for value in op.outputs):
+        return False
+    for reader in {reader for value in op.outputs for reader in value.readers}:
+        if not isinstance(reader, Dequantize) or graph.is_output(reader.output):
+            return False
+        if reader.x is not op.outputs[0]:
+            return False
+        for product in reader.output.readers:
+            if not isinstance(product, Linear) or not is_integer_product(product):
+                return False
+    return True
+
+
+def _row_of(emitter: "Emitter", x: Value, norm: Norm | None) -> "tuple[list[relax.Expr], Any]":
+    """Operands, and a function from their tensors to an element of x."""
+    if norm is None:
+        return [emitter[x]], lambda data: lambda *i: data(*i)
+    operands = [emitter[v] for v in (norm.x, norm.scale, norm.shift) if v is not None]
+    *lead, width = emitter.extents(operands[0])
+
+    def normalised(data: Any, *given: Any) -> Element:
+        from tvm import tirx
+
+        n, eps = tirx.convert(width).astype("float32"), tirx.const(norm.eps, "float32")
+        plain = STATISTICS[norm.norm](lead, [width], lambda *i: data(*i), n, eps)
+
+        def element(*i: Any) -> Any:
+            result, left = plain(*i), iter(given)
+            if norm.scale is not None:
+                result = result * next(left)(i[-1])
+            return result if norm.shift is None else result + next(left)(i[-1])
+
+        return element
+
+    return operands, normalised
+
+
+def _ranges(lead: Sequence[Any], width: Any, x: Element) -> tuple[Any, Any]:
+    """Least and most of each row."""
+    from tvm import te
+
+    k, j = te.reduce_axis((0, width), "k"), te.reduce_axis((0, width), "j")
+    low = te.compute([*lead], lambda *i: te.min(x(*i, k), axis=k), name="low")
+    high = te.compute([*lead], lambda *i: te.max(x(*i, j), axis=j), name="high")
+    return low, high
+
+
+def _with_ranges(
+    emitter: "Emitter", x: Value, norm: Norm | None
+) -> "tuple[relax.Expr, relax.Expr, relax.Expr]":
+    """x, and the least and most of each row."""
+    from tvm import te
+
+    operands, row = _row_of(emitter, x, norm)
+    shape = emitter.extents(operands[0])
+
+    def compute(*tensors: Any) -> list[Any]:
+        element = row(*tensors)
+        if norm is None:
+            return [*_ranges(shape[:-1], shape[-1], element)]
+        made = te.compute(shape, element, name="norm")
+        return [made, *_ranges(shape[:-1], shape[-1], made)]
+
+    found = emitter.call_te(compute, *operands, name="ranges")
+    parts = [emitter.emit(found[k]) for k in range(len(found.ty.fields))]
+    return tuple(parts) if norm is not None else (operands[0], *parts)  # type: ignore[return-value]
+
+
+def _grid(
+    emitter: "Emitter", low: "relax.Expr", high: "relax.Expr"
+) -> "tuple[relax.Expr, relax.Expr]":
+    """Scale and zero point (), from the least and most of each row."""
+    from tvm import te
+
+    lead = emitter.extents(low)
+
+    def extreme(best: Any, rows: Any, name: str) -> Any:
+        axes = [te.reduce_axis((0, extent), "k") if extent != 1 else None for extent in lead]
+        place = [0 if axis is None else axis for axis in axes]
+        whole = [axis for axis in axes if axis is not None]
+        found = rows(*place)
+        return te.compute([], lambda: best(found, axis=whole) if whole else found, name=name)
+
+    def compute(low: Any, high: Any) -> list[Any]:
+        least, most = extreme(te.min, low, "least"), extreme(te.max, high, "most")
+        scale = te.compute([], lambda: step(least(), most()), name="scale")
+        zero = te.compute([], lambda: zero_point(least(), scale()).astype("uint8"), name="zero")
+        return [scale, zero]
+
+    found = emitter.call_te(compute, low, high, name="grid")
+    return emitter.emit(found[0]), emitter.emit(found[1])
+
+
+def _coded(
+    emitter: "Emitter", x: "relax.Expr", scale: "relax.Expr", zero: "relax.Expr"
+) -> "relax.Expr":
+    from tvm import te
+
+    def compute(x: Any, s: Any, z: Any) -> Any:
+        def one(*i: Any) -> Any:
+            return code(x(*i), s(), z().astype("float32"))
+
+        return te.compute(x.shape, one, name="codes")
+
+    return emitter.call_te(compute, x, scale, zero, name="codes")
+
+
+def _by_row(emitter: "Emitter", x: Value, norm: Norm | None) -> "list[relax.Expr]":
+    """Codes [.., M, K], scales and zero points [.., M, 1]."""
+    from tvm import te
+
+    operands, row = _row_of(emitter, x, norm)
+    *lead, width = shape = emitter.extents(operands[0])
+
+    def compute(*tensors: Any) -> list[Any]:
+        made = te.compute(shape, row(*tensors), name="row")
+        low, high = _ranges(lead, width, made)
+
+        def scale_at(*i: Any) -> Any:
+            return step(low(*i[:-1]), high(*i[:-1]))
+
+        scale = te.compute([*lead, 1], scale_at, name="scale")
+
+        def zero_at(*i: Any) -> Any:
+            return zero_point(low(*i[:-1]), scale(*i)).astype("uint8")
+
+        zero = te.compute([*lead, 1], zero_at, name="zero")
+
+        def code_at(*i: Any) -> Any:
+            at = (*i[:-1], 0)
+            return code(made(*i), scale(*at), zero(*at).astype("float32"))
+
+        return [te.compute(shape, code_at, name="codes"), scale, zero]
+
+    found = emitter.call_te(compute, *operands, name="codes_by_row")
+    return [emitter.emit(found[k]) for k in range(3)]
+
+
+def _typed(
+    emitter: "Emitter", op: DynamicQuantize, scale: "relax.Expr", zero: "relax.Expr"
+) -> "list[relax.Expr]":
+    """Scale and zero point in the types and shapes that the graph gives them."""
+    from tvm import relax
+
+    found = []
+    for part, value in zip((scale, zero), op.outputs[1:], strict=True):
+        part = emitter.cast(part, emitter.dtype(value))
+        shape = [1] * (value.rank or 0)
+        found.append(emitter.emit(relax.op.reshape(part, shape)) if shape else part)
+    return found
+
+
+def step(low: Any, high: Any) -> Any:
+    """The scale for values from low to high, 0 among them; 1/255 where all are 0."""
+    from tvm import tirx
+
+    zero = tirx.const(0, "float32")
+    width = tirx.max(high, zero) - tirx.min(low, zero)
+    whole = tirx.Select(width.equal(zero), tirx.const(1, "float32"), width)
+    return whole / tirx.const(STEPS, "float32")
+
+
+def nearest(x: Any) -> Any:
+    """The nearest integer, half to even: LLVM's form of `round` is that, and stays in vectors."""
+    from tvm import tirx
+
+    return tirx.round(x)
+
+
+def zero_point(low: Any, scale: Any) -> Any:
+    """The code of 0, as an int32."""
+    from tvm import tirx
+
+    zero = tirx.const(0, "float32")
+    return bounded(nearest((zero - tirx.min(low, zero)) / scale))
+
+
+def code(x: Any, scale: Any, zero: Any) -> Any:
+    """The uint8 code of a number; `zero` is a float32."""
+    return bounded(nearest(x / scale) + zero).astype("uint8")
+
+
+def bounded(number: Any, low: int = 0) -> Any:
+    """A whole float32 as an int32 of a byte that begins at `low`."""
+    from tvm import tirx
+
+    least, most = tirx.const(low, "float32"), tirx.const(low + STEPS, "float32")
+    return tirx.max(tirx.min(number, most), least).astype("int32")

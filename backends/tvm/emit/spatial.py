@@ -1,0 +1,94 @@
+"""How convolutions are spelled where no kernel of ours takes them: Relax's own operators."""
+
+from typing import TYPE_CHECKING, Any
+
+from ....graph.ops import Conv
+from .expressions import NARROW, dtype_of
+from .movement import reshaped
+from .pointwise import applied
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+    from .emitter import Emitter
+
+LAYOUTS = {1: ("NCW", "OIW", "IOW"), 2: ("NCHW", "OIHW", "IOHW"), 3: ("NCDHW", "OIDHW", "IODHW")}
+"""Of data, of a kernel, and of a transposed kernel, by the number of spatial axes."""
+
+
+def conv(emitter: "Emitter", op: Conv) -> "list[relax.Expr]":
+    """A convolution, transposed or not, plus its bias."""
+    dtype = emitter.dtype(op.output)
+    x, weight = emitter[op.x], emitter[op.weight]
+    spatial = len(emitter.extents(x)) - 2
+    if dtype in NARROW:  # summed in float32, rounded once
+        x, weight = emitter.cast(x, "float32"), emitter.cast(weight, "float32")
+    result = (
+        _transposed(emitter, op, x, weight) if op.transposed else _plain(emitter, op, x, weight)
+    )
+    if op.bias is not None:
+        bias = emitter.cast(emitter[op.bias], dtype_of(result))
+        row = reshaped(emitter, bias, [emitter.extents(bias)[0], *[1] * spatial])
+        result = applied(emitter, "add", dtype_of(result), result, row)
+    return [emitter.cast(result, dtype)]
+
+
+def _plain(emitter: "Emitter", op: Conv, x: "relax.Expr", weight: "relax.Expr") -> "relax.Expr":
+    from tvm import relax
+
+    spatial = len(emitter.extents(x)) - 2
+    data, kernel, _ = LAYOUTS[spatial]
+    pads = op.padding if op.padding is not None else _same(emitter, op, x, weight)
+    operator: Any = getattr(relax.op.nn, f"conv{spatial}d")
+    call = operator(
+        x,
+        weight,
+        strides=list(op.stride),
+        padding=[begin for begin, _ in pads] + [end for _, end in pads],
+        dilation=list(op.dilation),
+        groups=op.groups,
+        data_layout=data,
+        kernel_layout=kernel,
+    )
+    return emitter.emit(call)
+
+
+def _transposed(
+    emitter: "Emitter", op: Conv, x: "relax.Expr", weight: "relax.Expr"
+) -> "relax.Expr":
+    from tvm import relax
+
+    spatial = len(emitter.extents(x)) - 2
+    data, _, kernel = LAYOUTS[spatial]
+    pads = op.padding or ((0, 0),) * spatial
+    operator: Any = getattr(relax.op.nn, f"conv{spatial}d_transpose")
+    call = operator(
+        x,
+        weight,
+        strides=list(op.stride),
+        padding=[begin for begin, _ in pads] + [end for _, end in pads],
+        output_padding=list(op.output_padding) or [0] * spatial,
+        dilation=list(op.dilation),
+        groups=op.groups,
+        data_layout=data,
+        kernel_layout=kernel,
+    )
+    return emitter.emit(call)
+
+
+def _same(
+    emitter: "Emitter", op: Conv, x: "relax.Expr", weight: "relax.Expr"
+) -> tuple[tuple[int, int], ...]:
+    """The padding under which a result has ⌈extent/stride⌉ positions; what is odd goes at the end."""
+    extents, kernel = emitter.extents(x)[2:], emitter.extents(weight)[2:]
+    found = []
+    for extent, size, stride, dilation in zip(extents, kernel, op.stride, op.dilation, strict=True):
+        if stride == 1 and isinstance(size, int):
+            total = (size - 1) * dilation
+        elif isinstance(extent, int) and isinstance(size, int):
+            reach = (-(-extent // stride) - 1) * stride + (size - 1) * dilation + 1
+            total = max(reach - extent, 0)
+        else:
+            raise ValueError('expected known extents where padding is "same" and strides are not 1')
+        found.append((total // 2, total - total // 2))
+    return tuple(found)

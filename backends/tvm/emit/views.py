@@ -1,0 +1,192 @@
+"""Where the elements of a value that was only moved come from.
+
+A kernel that reads q as [B, H, S, D] need not wait for a transpose, a split and a reshape to write
+it: it reads the elements from where they were computed. A view follows such ops up to the value
+they start from.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ....graph import Op, Value
+from ....graph.ops import (
+    Identity,
+    Reshape,
+    Slice,
+    Split,
+    Squeeze,
+    Transpose,
+    Unbind,
+    Unsqueeze,
+)
+
+if TYPE_CHECKING:
+    from .emitter import Emitter
+
+Index = list[Any]
+Step = Callable[["Emitter", Index], Index]
+"""From the index of an element to that of where it comes from."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A value as elements of another.
+
+    Attributes:
+        base: the value that they are elements of.
+        steps: from the value's index to the base's, one for each op between them.
+        between: the values on the way, the first included, the base not.
+    """
+
+    base: Value
+    steps: tuple[Step, ...] = ()
+    between: tuple[Value, ...] = ()
+
+    def index(self, emitter: "Emitter", index: Sequence[Any]) -> Index:
+        """The base's index of the element that the value has at `index`."""
+        found = list(index)
+        for step in self.steps:
+            found = step(emitter, found)
+        return found
+
+
+def view_of(value: Value) -> View:
+    """The longest view of a value."""
+    view = View(value)
+    while view.base.producer is not None:
+        step = _step(view.base.producer, view.base)
+        if step is None:
+            break
+        base = view.base.producer.require(0)
+        view = View(base, (*view.steps, step), (*view.between, view.base))
+    return view
+
+
+def _step(op: Op, value: Value) -> Step | None:
+    """How an element of one result of an op is found in its operand; None for other ops."""
+    if op.operand(0) is None or op.require(0).constant is not None:
+        return None
+    maker = STEPS.get(type(op))
+    return None if maker is None else maker(op, value)
+
+
+def _transpose(op: Transpose, value: Value) -> Step:
+    order = [op.perm.index(axis) for axis in range(len(op.perm))]
+    return lambda _, index: [index[k] for k in order]
+
+
+def _squeeze(op: Squeeze, value: Value) -> Step:
+    def step(_: "Emitter", index: Index) -> Index:
+        found = list(index)
+        for axis in sorted(op.axes):
+            found.insert(axis, 0)
+        return found
+
+    return step
+
+
+def _unsqueeze(op: Unsqueeze, value: Value) -> Step:
+    return lambda _, index: [i for k, i in enumerate(index) if k not in op.axes]
+
+
+def _slice(op: Slice, value: Value) -> Step | None:
+    if op.starts is None or op.steps is None or min((*op.starts, *op.steps), default=0) < 0:
+        return None
+    scaled = dict(zip(op.axes, zip(op.starts, op.steps, strict=True), strict=True))
+
+    def step(_: "Emitter", index: Index) -> Index:
+        return [
+            i * scaled[axis][1] + scaled[axis][0] if axis in scaled else i
+            for axis, i in enumerate(index)
+        ]
+
+    return step
+
+
+def _split(op: Split, value: Value) -> Step:
+    start = sum(op.sizes[: op.outputs.index(value)])
+    return lambda _, index: [i + start if k == op.axis else i for k, i in enumerate(index)]
+
+
+def _unbind(op: Unbind, value: Value) -> Step:
+    position = op.outputs.index(value)
+    return lambda _, index: [*index[: op.axis], position, *index[op.axis :]]
+
+
+def _reshape(op: Reshape, value: Value) -> Step | None:
+    before, after = op.require(0).shape, value.shape
+    groups = None if before is None or after is None else _groups(before, after)
+    if groups is None:
+        return None
+
+    def step(emitter: "Emitter", index: Index) -> Index:
+        found: Index = []
+        for old, new in groups:
+            extents = [emitter.dims(dim) for dim in new]
+            flat: Any = 0
+            for extent, i in zip(extents, index[: len(new)], strict=True):
+                flat = flat * extent + i
+            index = index[len(new) :]
+            found += _unflattened(flat, [emitter.dims(dim) for dim in old])
+        return found
+
+    return step
+
+
+def _unflattened(flat: Any, extents: Sequence[Any]) -> Index:
+    """The index in a shape of the element at one position of it."""
+    from tvm import tirx
+
+    found: Index = []
+    for place in range(len(extents) - 1, 0, -1):
+        found.insert(0, tirx.floormod(flat, extents[place]))
+        flat = tirx.floordiv(flat, extents[place])
+    return [flat, *found] if extents else found
+
+
+def _groups(before: Sequence[Any], after: Sequence[Any]) -> list[tuple[list, list]] | None:
+    """The axes of both shapes in groups of as many elements; None where they do not line up."""
+    groups: list[tuple[list, list]] = []
+    old, new = list(before), list(after)
+    while old and new:
+        left, right = [old.pop(0)], [new.pop(0)]
+        while _count(left) != _count(right):
+            if not (old if _less(left, right) else new):
+                return None
+            (left if _less(left, right) else right).append(
+                (old if _less(left, right) else new).pop(0)
+            )
+        groups.append((left, right))
+    for rest, side in ((old, 0), (new, 1)):
+        if any(dim != 1 for dim in rest) or (rest and not groups):
+            return None
+        if rest:
+            groups[-1][side].extend(rest)
+    return groups
+
+
+def _count(dims: Sequence[Any]) -> tuple[int, tuple[str, ...]]:
+    """The number of elements: the product of the numbers, and the names."""
+    number = 1
+    for dim in dims:
+        number *= dim if isinstance(dim, int) else 1
+    return number, tuple(sorted(dim for dim in dims if isinstance(dim, str)))
+
+
+def _less(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether a has to grow first, fewer names or else a smaller number."""
+    (m, names), (n, others) = _count(a), _count(b)
+    return (len(names), m) < (len(others), n)
+
+
+STEPS: dict[type[Op], Callable[[Any, Value], Step | None]] = {
+    Identity: lambda op, value: lambda _, index: index,
+    Reshape: _reshape,
+    Slice: _slice,
+    Split: _split,
+    Squeeze: _squeeze,
+    Transpose: _transpose,
+    Unbind: _unbind,
+    Unsqueeze: _unsqueeze,
+}

@@ -1,0 +1,63 @@
+"""The distinct kernels of a module: how often each runs, and what schedules it has."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .machine import Machine
+from .tuned import by_rules, form_of, kernel_key
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass
+class Kernel:
+    """One kernel.
+
+    Attributes:
+        name: of one of its occurrences.
+        key: see `tuned.kernel_key`.
+        plain: before scheduling.
+        ours: our rule's schedule of it as a function; `plain` where no rule takes it.
+        decisions: what that rule is free to decide, with the options, its own choice first.
+        calls: how often the module calls it.
+    """
+
+    name: str
+    key: str
+    plain: "tvm.tirx.PrimFunc"
+    ours: "tvm.tirx.PrimFunc"
+    decisions: dict[str, list[str]]
+    calls: int = 1
+
+
+def kernels_of(module: "tvm.IRModule", machine: Machine) -> list[Kernel]:
+    """The distinct kernels that `main` calls, in order of their names."""
+    import tvm_ffi
+    from tvm import ir, tirx
+
+    called: dict[str, int] = {}
+
+    def count(var: Any) -> None:
+        called[var.name_hint] = called.get(var.name_hint, 0) + 1
+
+    tvm_ffi.structural_walk(module["main"].body, (ir.GlobalVar, count))
+    found: dict[str, Kernel] = {}
+    for name in sorted(called):
+        function = module[name]
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        key = kernel_key(function)
+        if key in found:
+            found[key].calls += called[name]
+        else:
+            found[key] = _kernel(name, key, function, machine, called[name])
+    return list(found.values())
+
+
+def _kernel(
+    name: str, key: str, function: "tvm.tirx.PrimFunc", machine: Machine, calls: int
+) -> Kernel:
+    schedule, decisions = by_rules(function, machine, {})
+    ours = function if schedule is None else form_of(schedule)
+    return Kernel(name, key, function, ours, decisions, calls)

@@ -1,0 +1,34 @@
+"""Products of bytes with the CPU's dot product instruction, and all that follows in one kernel."""
+
+from typing import TYPE_CHECKING
+
+from ..machine import Machine
+from ..vnni import dot_of
+from .integer_kernel import Kernel, scheduled
+from .integer_match import product_of
+from .integer_tile import Tile, tile_for
+from .vector_math import expand
+
+if TYPE_CHECKING:
+    import tvm
+
+
+def integer_product(
+    function: "tvm.tirx.PrimFunc", machine: Machine, tile: Tile | None = None
+) -> "tvm.s_tir.Schedule | None":
+    """A schedule of a product of bytes and of the elementwise stages behind it.
+
+    Args:
+        function: the kernel.
+        machine: where it runs.
+        tile: its tile of sums; None for the one that should be fastest.
+    """
+    product = product_of(function)
+    dot = dot_of(machine)
+    if product is None or dot is None or product.lanes != dot.lanes:
+        return None
+    panels = int(product.panels.shape[0])
+    chosen = tile or tile_for(machine, dot, product.rows, panels, product.steps)
+    kernel = Kernel(product, dot)
+    written = function.with_body(kernel.body(chosen))
+    return scheduled(expand(written) if kernel.in_vectors else written)

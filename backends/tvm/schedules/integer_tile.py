@@ -1,0 +1,73 @@
+"""How large a tile of sums one core keeps in registers while it walks along k.
+
+A step of a tile of r rows and c panels loads c registers of weights and r groups of codes, each
+broadcast, for r·c dot products. One product and one load can start per cycle, and a product may
+read its own sum only some cycles later, so that a step takes max(r·c, r + c, latency) cycles. What
+decides beside that is how well tiles cover the result and share out among threads: 197 rows are 18
+tiles of 11 (198 rows), but 15 of 14 (210 rows).
+"""
+
+from dataclasses import dataclass
+
+from ..machine import Machine
+from ..vnni import Dot
+from .decide import decide
+
+LATENCY = 4
+"""Cycles from one product to the next that adds to its sums."""
+EPILOGUE = 12
+"""Cycles per register of sums for what is done to them, roughly."""
+STARTUP = 30
+"""Cycles per tile for its loops, roughly."""
+MOST_PANELS = 8
+"""More would be more streams of weights than a core prefetches."""
+UNKNOWN_ROWS = 2048
+"""Rows that a kernel for any number of them is made for."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of sums.
+
+    Attributes:
+        rows: rows of codes.
+        panels: registers of columns.
+    """
+
+    rows: int
+    panels: int
+
+
+def tile_for(machine: Machine, dot: Dot, rows: int | None, panels: int, steps: int) -> Tile:
+    """The tile that takes the fewest cycles on the busiest thread.
+
+    Args:
+        machine: where it runs.
+        dot: its instruction.
+        rows: rows of the whole product; None where that is found at run time.
+        panels: panels of the whole product.
+        steps: steps along k.
+    """
+    total = UNKNOWN_ROWS if rows is None else rows
+    tiles = candidates(dot, total, panels)
+    return decide(
+        "integer tile", sorted(tiles, key=lambda t: _cycles(t, machine, total, panels, steps))
+    )
+
+
+def candidates(dot: Dot, rows: int, panels: int) -> list[Tile]:
+    """Every tile that fits in the registers, the largest first."""
+    found = [
+        Tile(r, c)
+        for c in range(1, min(panels, MOST_PANELS) + 1)
+        for r in range(1, min(rows, dot.registers) + 1)
+        if r * c + dot.operands(c) <= dot.registers
+    ]
+    return sorted(found, key=lambda tile: (-tile.rows * tile.panels, tile.panels))
+
+
+def _cycles(tile: Tile, machine: Machine, rows: int, panels: int, steps: int) -> int:
+    tiles = -(-rows // tile.rows) * -(-panels // tile.panels)
+    sums = tile.rows * tile.panels
+    step = max(sums, tile.rows + tile.panels, LATENCY)
+    return -(-tiles // machine.threads) * (steps * step + EPILOGUE * sums + STARTUP)

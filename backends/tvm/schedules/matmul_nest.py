@@ -1,0 +1,278 @@
+"""The loop nest of a matrix product: tiles of C in registers, shared out to the threads.
+
+    for task in parallel(batch, groups of columns, rows):    # contiguous ranges of it per thread
+        sums[rows, registers] = 0                            # registers
+        for k: sums[i, v] += a[m + i, k]·b[k, n + v]
+        output = write(sums)
+
+Rows: the last tile begins early enough to end with the last row, so some rows are computed twice
+(to the same value) and no read or write needs a guard. A count known only at run time picks among
+tiles of several heights, the last of them one row high. Columns go by whole registers; those left
+over by the tile's width get a narrower tile, and the columns of a last, partly filled register are
+written one by one. The output is never an operand (`tirx.noalias`), so writing twice is sound.
+
+b is read as it is where the columns of one register are neighbours, as in a packed weight;
+otherwise each task first copies its columns of b, for all k, to a buffer of its own.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ..machine import Machine
+from .matmul_form import Product
+from .matmul_loops import block, calls, either, parallel, serial, substitute, unrolled, vectorized
+from .matmul_operands import Columns
+from .tiles import Tile, tile_of, tiles_of
+
+if TYPE_CHECKING:
+    from tvm import ir, tirx
+
+SMALL = 1 << 16
+"""Multiply-adds of a product that is not worth waking another thread for."""
+
+
+UNROLLED = 512
+"""Multiply-adds of registers in a loop over k that is written out: the taps of a small kernel."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tile: its first row, its first register of columns, and how many of each it has."""
+
+    row: Any
+    register: Any
+    tile: Tile
+
+
+class Nest:
+    """Writes the loops of one product for one machine; see the module docstring."""
+
+    def __init__(self, product: Product, columns: Columns, machine: Machine) -> None:
+        self.product = product
+        self.columns = columns
+        self.machine = machine
+        self.lanes = columns.lanes
+        self.brief = columns.whole(0) is True and not calls(product.write)
+
+    def statement(self) -> "tirx.Stmt":
+        """The whole product."""
+        rows, count = self.product.m.extent, self.columns.count
+        guess = count if isinstance(count, int) else 16
+        if hasattr(rows, "value"):
+            return self._tiled(tile_of(rows.value, guess, self.machine, self._repeats()))
+        body = None
+        for tile in reversed(tiles_of(guess, self.machine, self._repeats())):
+            tiled = self._tiled(tile)
+            body = tiled if body is None else either(rows >= tile.rows, _just(tiled), _just(body))
+        return body
+
+    def _tiled(self, tile: Tile) -> "tirx.Stmt":
+        """All tasks, with tiles of this size; there are at least as many rows as it has."""
+        rows = self.product.m.extent
+        down = -(-rows.value // tile.rows) if hasattr(rows, "value") else _ceil(rows, tile.rows)
+        if self.columns.staged is None:
+            return self._shared(tile, down, 1)
+        return self._shared(tile, 1, down)
+
+    def _shared(self, tile: Tile, tasks: Any, each: Any) -> "tirx.Stmt":
+        """Tasks of `each` tiles below one another, `tasks` of them to a group of columns."""
+        groups = _ceil(self.columns.count, tile.registers)
+        total = groups * tasks
+        for axis in self.product.batch:
+            total = total * axis.extent
+
+        def task(var: "ir.Var") -> "tirx.Stmt":
+            rest, above = _divmod(var, tasks)
+            rest, group = _divmod(rest, groups)
+            return substitute(self._group(tile, group, above, each), self._batch(rest))
+
+        shared = serial if self._is_small() else parallel
+        return shared(total, task)
+
+    def _batch(self, rest: Any) -> dict[Any, Any]:
+        """Where along the batch axes a task is."""
+        places: dict[Any, Any] = {}
+        for axis in reversed(self.product.batch):
+            rest, places[axis.var] = _divmod(rest, axis.extent)
+        return places
+
+    def _group(self, tile: Tile, group: Any, above: Any, each: Any) -> "tirx.Stmt":
+        """The tiles of one task, with as many registers of columns as are left at the edge."""
+        count = self.columns.count
+        left = count % tile.registers if isinstance(count, int) else 0
+
+        def wide(registers: int) -> "tirx.Stmt":
+            return self._column(Tile(tile.rows, registers), group * tile.registers, above, each)
+
+        if not left:
+            return wide(tile.registers)
+        if count < tile.registers:
+            return wide(left)
+        return either(
+            group < count // tile.registers, lambda: wide(tile.registers), lambda: wide(left)
+        )
+
+    def _column(self, tile: Tile, register: Any, above: Any, each: Any) -> "tirx.Stmt":
+        from tvm import tirx
+
+        columns = self.columns.staged
+        if columns is None:
+            return self._at(Place(self._row(tile, above), register, tile), None)
+        buffers, copy = columns(register, tile.registers)
+        tiles = serial(
+            each, lambda i: self._at(Place(self._row(tile, i), register, tile), buffers[0]), "tile"
+        )
+        return block("columns", tirx.SeqStmt([copy, tiles]), buffers)
+
+    def _row(self, tile: Tile, number: Any) -> Any:
+        """First row of a tile: the last one ends with the last row."""
+        from tvm import tirx
+
+        rows = self.product.m.extent
+        if hasattr(rows, "value") and rows.value % tile.rows == 0:
+            return number * tile.rows
+        return tirx.min(number * tile.rows, rows - tile.rows)
+
+    def _at(self, place: Place, buffer: Any) -> "tirx.Stmt":
+        """One tile: zero the sums, add up, write.
+
+        The sums stay in registers only if nothing indexes them by a loop's variable. So they are
+        written from where they are if that takes few instructions; else they are put down first.
+        """
+        from tvm import tirx
+
+        size = place.tile.rows * place.tile.registers * self.lanes
+        sums, done = (
+            tirx.decl_buffer([size], self.product.dtype, name, scope="local")
+            for name in ("sums", "done")
+        )
+        zero = tirx.const(0, self.product.dtype)
+        start = self._all(place.tile, lambda i, v, lane, at: tirx.BufferStore(sums, zero, [at]))
+        along = self._along(place.tile, lambda k: self._step(place, sums, buffer, k))
+        if self.brief:
+            write = self._write(place, sums, unrolled)
+            return block("tile", tirx.SeqStmt([start, along, write]), [sums])
+        keep = self._all(
+            place.tile,
+            lambda i, v, lane, at: tirx.BufferStore(done, tirx.BufferLoad(sums, [at]), [at]),
+        )
+        write = self._write(place, done, serial)
+        return block("tile", tirx.SeqStmt([start, along, keep, write]), [sums, done])
+
+    def _along(self, tile: Tile, step: Any) -> "tirx.Stmt":
+        """The loop over k, or over its parts and in each; a short one is written out."""
+        extent, part = self.product.k.extent, self.product.part
+        if part:
+            inner = self.index(part)
+            return serial(
+                self.index(extent.value // part),
+                lambda number: serial(inner, lambda rest: step(number * part + rest), "k"),
+                "part",
+            )
+        work = getattr(extent, "value", UNROLLED) * tile.rows * tile.registers
+        return (unrolled if work <= UNROLLED else serial)(extent, step, "k")
+
+    def _step(self, place: Place, sums: Any, buffer: Any, k: Any) -> "tirx.Stmt":
+        """sums[i, v] += a[row + i, k]·b[k, column + v]."""
+        from tvm import tirx
+
+        product = self.product
+
+        def add(i: Any, v: Any, lane: Any, at: Any) -> "tirx.Stmt":
+            a = substitute(product.a, {product.m.var: place.row + i, product.k.var: k})
+            if buffer is None:
+                column = self.columns.start(place.register + v) + lane
+                places = {product.n.var: column, product.k.var: k, product.m.var: place.row + i}
+                b = substitute(product.b, places)
+            else:
+                b = tirx.BufferLoad(buffer, [k, v * self.lanes + lane])
+            return tirx.BufferStore(sums, tirx.BufferLoad(sums, [at]) + a * b, [at])
+
+        return self._all(place.tile, add)
+
+    def _write(self, place: Place, done: Any, down: Any) -> "tirx.Stmt":
+        """The output's elements of one tile, from the sums in `done`, row by row in a loop `down`."""
+        width = self.columns.width
+
+        def row(i: Any, v: Any) -> "tirx.Stmt":
+            start = self.columns.start(place.register + v)
+
+            def lane(j: Any) -> "tirx.Stmt":
+                at = (i * place.tile.registers + v) * self.lanes + j
+                return self._store(place.row + i, start + j, done, at)
+
+            def some() -> "tirx.Stmt":
+                return serial(width - start, lane)
+
+            whole = self.columns.whole(start)
+            return either(whole, lambda: vectorized(self.index(self.lanes), lane), some)
+
+        registers = self.index(place.tile.registers)
+        return down(self.index(place.tile.rows), lambda i: unrolled(registers, lambda v: row(i, v)))
+
+    def _store(self, row: Any, column: Any, done: Any, at: Any) -> "tirx.Stmt":
+        """The last statement of the kernel with C's element replaced by its sum."""
+        import tvm_ffi
+        from tvm import ir, tirx
+
+        product = self.product
+
+        def sum_of(load: Any) -> Any:
+            if not load.source.same_as(product.result):
+                return load
+            value = tirx.BufferLoad(done, [at])
+            narrow = str(product.result.dtype)
+            return value if narrow == product.dtype else value.astype(narrow)
+
+        write = tvm_ffi.structural_map(product.write, (ir.TensorLoad, sum_of))
+        return substitute(write, {product.m.var: row, product.n.var: column})
+
+    def _all(self, tile: Tile, make: Any) -> "tirx.Stmt":
+        """A statement for every element of a tile, written out but for the lanes."""
+        rows, registers = self.index(tile.rows), self.index(tile.registers)
+        lanes = self.index(self.lanes)
+
+        def at(i: Any, v: Any, lane: Any) -> Any:
+            return make(i, v, lane, (i * tile.registers + v) * self.lanes + lane)
+
+        return unrolled(
+            rows,
+            lambda i: unrolled(registers, lambda v: vectorized(lanes, lambda lane: at(i, v, lane))),
+        )
+
+    def index(self, number: int) -> Any:
+        from tvm import tirx
+
+        return tirx.const(number, self.product.index)
+
+    def _repeats(self) -> int:
+        """How many products there are, where that is known."""
+        return prod(getattr(axis.extent, "value", 1) for axis in self.product.batch)
+
+    def _is_small(self) -> bool:
+        extents = [self.product.m, self.product.n, self.product.k, *self.product.batch]
+        work = 1
+        for axis in extents:
+            if not hasattr(axis.extent, "value"):
+                return False
+            work *= axis.extent.value
+        return work < SMALL
+
+
+def _just(statement: "tirx.Stmt") -> Any:
+    return lambda: statement
+
+
+def _ceil(count: Any, by: int) -> Any:
+    if isinstance(count, int):
+        return -(-count // by)
+    from tvm import tirx
+
+    return tirx.floordiv(count + (by - 1), by)
+
+
+def _divmod(value: Any, by: Any) -> tuple[Any, Any]:
+    from tvm import tirx
+
+    return tirx.floordiv(value, by), tirx.floormod(value, by)

@@ -1,0 +1,157 @@
+"""What the two ways to run a row plan have in common: where intermediates are, and how they read.
+
+An intermediate is a variable within the pass that makes it; it has memory, for one row, only where
+a later pass or another column reads it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..machine import Machine
+from .loops import load, local, store
+from .row_plan import Pass, RowPlan, is_pointwise
+from .stages import Stage, loads_of, substituted, with_loads
+
+if TYPE_CHECKING:
+    pass
+
+Expr = Any
+Stmt = Any
+Var = Any
+WORD = 32
+"""Bits that a lane has at least: narrower results are computed in float32 or int32."""
+
+
+class RowCode:
+    """Buffers and reads of one copy of a kernel's code.
+
+    Attributes:
+        plan: what to compute.
+        machine: what for.
+        buffers: memory of intermediates for one row, with the axes that they keep.
+        numbers: intermediates of the current row that are one variable.
+        scratch: a vector of memory for each stage that needs it; complete once code is made.
+    """
+
+    def __init__(self, plan: RowPlan, machine: Machine, trailing: Sequence[Expr] = ()) -> None:
+        """Intermediates with memory get the axes `trailing` behind those that they keep."""
+        self.plan = plan
+        self.machine = machine
+        self.escaping = _escaping(plan)
+        self.buffers = {
+            stage.buffer: local(
+                [*(stage.buffer.shape[axis] for axis in plan.kept[stage.buffer]), *trailing],
+                str(stage.buffer.dtype),
+                "row",
+            )
+            for part in plan.passes
+            for stage in part.stages
+            if stage.buffer in plan.kept and self.in_memory(part, stage, bool(trailing))
+        }
+        self.numbers: dict[Var, Expr] = {}
+        self.scratch: dict[Var, Any] = {}
+
+    def in_memory(self, part: Pass, stage: Stage, lanes: bool) -> bool:
+        """Whether an intermediate needs memory; single numbers do where a row is a lane."""
+        if lanes and (stage.reduces or not part.columns):
+            return True
+        return bool(self.plan.kept[stage.buffer]) and stage.buffer in self.escaping
+
+    def lanes(self, part: Pass) -> int:
+        """Elements that a vector of this pass has, by the widest type in it."""
+        types = [stage.buffer.dtype for stage in part.stages]
+        types += [x.source.dtype for stage in part.stages for x in loads_of(stage.value)]
+        return self.machine.lanes(max([WORD, *(dtype.bits for dtype in map(_type, types))]))
+
+    def value(
+        self, stage: Stage, bound: dict[Var, Expr], at: dict[Var, Expr], lane: Sequence[Expr] = ()
+    ) -> Expr:
+        """What a stage computes at one point; `bound` holds what this point has made already."""
+
+        def read(source: Expr) -> Expr:
+            if source.source in bound:
+                return bound[source.source]
+            return self.reading(source, lane)
+
+        return substituted(with_loads(stage.value, read), at)
+
+    def reading(self, source: Expr, lane: Sequence[Expr] = ()) -> Expr:
+        """A load, from where an intermediate is."""
+        if source.source in self.numbers:
+            return self.numbers[source.source]
+        memory = self.buffers.get(source.source)
+        return source if memory is None else load(memory, self._kept(source, lane))
+
+    def _kept(self, access: Any, lane: Sequence[Expr]) -> list[Expr]:
+        buffer = getattr(access, "source", None)
+        if buffer is None:
+            buffer = access.buffer
+        kept = [access.indices[axis] for axis in self.plan.kept[buffer]]
+        return [*kept, *lane] or _origin()
+
+    def named(self, stage: Stage, value: Expr, lane: Expr, width: int) -> tuple[list, Expr]:
+        """What gives a value a name in this lane of a vector, and the name.
+
+        A truth value has none: TVM cannot hold a vector of them in a variable. A result of a function goes through memory, which LLVM then removes: TVM copies a variable
+        into all that read it, and simplifies it as if its floats were real numbers.
+        """
+        from tvm import tirx
+
+        dtype = str(stage.buffer.dtype)
+        if dtype == "bool":
+            return [], value
+        if not calls(value):
+            variable = tirx.Var("x", dtype)
+            return [tirx.Bind(variable, value)], variable
+        memory = self.scratch.setdefault(stage.buffer, local([width], dtype, "scratch"))
+        return [store(memory, value, [lane])], load(memory, [lane])
+
+    def writing(self, stage: Stage, value: Expr, at: dict[Var, Expr], lane: Sequence[Expr] = ()):
+        """The stores of a stage's value: none, or one."""
+        memory = self.buffers.get(stage.buffer)
+        if memory is not None:
+            place = [substituted(i, at) for i in self._kept(stage, lane)]
+            return [store(memory, value, place)]
+        if stage.buffer in self.plan.kept:
+            return []
+        return [store(stage.buffer, value, [substituted(i, at) for i in stage.indices])]
+
+
+def calls(expression: Expr) -> bool:
+    """Whether an expression calls a function."""
+    import tvm_ffi
+    from tvm import ir
+
+    found: list[Expr] = []
+    tvm_ffi.structural_walk(expression, (ir.Call, found.append))
+    return bool(found)
+
+
+def _origin() -> list[Expr]:
+    from .loops import index
+
+    return [index(0)]
+
+
+def _type(dtype: Any) -> Any:
+    from tvm import ir
+
+    return ir.PrimType(str(dtype)).dtype
+
+
+def _escaping(plan: RowPlan) -> set[Var]:
+    """Intermediates that are read in another pass, or at another point, than they are made."""
+    writers = {s.buffer: (k, s) for k, part in enumerate(plan.passes) for s in part.stages}
+    found = set()
+    for place, part in enumerate(plan.passes):
+        for stage in part.stages:
+            for source in loads_of(stage.value):
+                made, writer = writers.get(source.source, (place, None))
+                if writer is None:
+                    continue
+                if made != place or (writer.loops and not is_pointwise(writer, stage, source)):
+                    found.add(source.source)
+    return found
+
+
+Make = Callable[[Expr], Stmt]

@@ -1,0 +1,72 @@
+"""Cut a loop where a condition on its variable changes, so that no vector holds both cases.
+
+Padding and joins along the last axis are one load or another by position; where a vector would
+need both, TVM gives the vector up and goes by single elements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .loops import index
+from .row_plan import Pass
+from .stages import Loop, number_of, simplified, substituted, uses
+
+Expr = Any
+MOST = 8
+"""Pieces that a loop is cut into at most."""
+
+
+def segments(part: Pass, inner: Sequence[Loop]) -> list[tuple[Expr, Expr, Pass]]:
+    """Start and end of each piece of the merged columns `inner`, and the pass as it is there."""
+    from .tasks import product
+
+    extent = product([loop.extent for loop in inner])
+    size = number_of(extent)
+    cuts = _cuts(part, inner[-1], size) if len(inner) == 1 and size is not None else []
+    if size is None or not cuts or len(cuts) >= MOST:
+        return [(index(0), extent, part)]
+    bounds = [0, *cuts, size]
+    return [
+        (index(start), index(stop), _within(part, inner[-1], start, stop))
+        for start, stop in zip(bounds, bounds[1:], strict=False)
+    ]
+
+
+def _cuts(part: Pass, loop: Loop, size: int) -> list[int]:
+    """Positions where some comparison of the loop's variable with a constant changes."""
+    import tvm_ffi
+    from tvm import tirx
+
+    comparisons: list[Expr] = []
+    kinds = (tirx.LT, tirx.LE, tirx.GT, tirx.GE)
+    for stage in part.stages:
+        tvm_ffi.structural_walk(stage.value, [(kinds, comparisons.append)])
+    found = {cut for each in comparisons for cut in _changes(each, loop, size)}
+    return sorted(found)
+
+
+def _changes(comparison: Expr, loop: Loop, size: int) -> list[int]:
+    """Where one comparison changes; none where it is not one of a position and a constant."""
+    from tvm import tirx
+
+    if not uses(comparison, loop.var) or "int" not in str(comparison.a.ty):
+        return []
+    difference = comparison.a - comparison.b
+    at_zero = number_of(simplified(substituted(difference, {loop.var: index(0)})))
+    slope = number_of(simplified(difference - loop.var))
+    if at_zero is None or slope is None or at_zero != slope:
+        return []
+    strict = isinstance(comparison, tirx.LT | tirx.GE)
+    cut = -at_zero if strict else -at_zero + 1
+    return [cut] if 0 < cut < size else []
+
+
+def _within(part: Pass, loop: Loop, start: int, stop: int) -> Pass:
+    """The pass where the loop's variable is within [start, stop)."""
+    from tvm import ir, sym
+
+    analyzer = sym.Analyzer()
+    analyzer.bind(loop.var, ir.Range(index(start), index(stop)))
+    stages = [replace(s, value=analyzer.simplify(s.value)) for s in part.stages]
+    return Pass(part.columns, tuple(stages))

@@ -1,0 +1,72 @@
+"""How the iterations of a kernel are dealt out to threads.
+
+Each thread gets one contiguous share. Waking the pool costs 5 to 10 µs, so that a kernel below
+`SMALL` elements runs where it is called; where the size is known only at run time, the kernel has
+both forms and looks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .loops import as_index, index, parallel, sequence, serial
+from .stages import Loop, number_of, simplified
+
+SMALL = 8192
+"""Elements that one thread handles in about the time that waking another takes."""
+
+Expr = Any
+Stmt = Any
+
+
+def product(extents: Sequence[Expr]) -> Expr:
+    """The number of iterations, as int64."""
+    result = index(1)
+    for extent in extents:
+        result = result * as_index(extent)
+    return simplified(result)
+
+
+def unflattened(position: Expr, loops: Sequence[Loop]) -> dict[Any, Expr]:
+    """Where each loop stands at one position of the flat iteration over all of them."""
+    found = {}
+    for loop in reversed(loops):
+        extent = as_index(loop.extent)
+        found[loop.var] = position % extent if loop is not loops[0] else position
+        position = position // extent
+    return found
+
+
+def shared(
+    count: Expr, work: Expr, threads: int, make: Callable[[Expr, Expr], Sequence[Stmt]]
+) -> Stmt:
+    """Iterations 0 to `count` over the pool; `make(start, stop)` writes a share of them.
+
+    `work` is how many elements all of them handle.
+    """
+    from tvm import tirx
+
+    size = number_of(work)
+    if threads == 1 or number_of(count) == 1 or (size is not None and size < SMALL):
+        return sequence(make(index(0), count))
+    spread = _spread(count, threads, make)
+    if size is not None:
+        return spread
+    alone = sequence(make(index(0), count))
+    return tirx.IfThenElse(work < index(SMALL), alone, spread)
+
+
+def _spread(
+    count: Expr, threads: int, make: Callable[[Expr, Expr], Sequence[Stmt]]
+) -> Stmt:
+    tasks = min(number_of(count) or threads, threads)
+
+    def share(task: Expr) -> Stmt:
+        start = count * task // index(tasks)
+        return sequence(make(start, count * (task + index(1)) // index(tasks)))
+
+    return parallel(index(tasks), share)
+
+
+def every(start: Expr, stop: Expr, make: Callable[[Expr], Stmt]) -> Stmt:
+    """One share as a loop."""
+    return serial(start, stop, make)

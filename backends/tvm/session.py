@@ -1,0 +1,132 @@
+"""Run a model compiled by TVM: torch tensors and numpy arrays in and out, without copies."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import InvalidInput, InvalidModel
+from ...graph.fx_tensor import to_numpy, to_torch
+from ..explain import mismatch
+from .aligned import aligned_tensor
+from .host import check_host
+from .model import TvmModel
+
+BIG = 1
+"""TVM's name for "the fastest cores first"."""
+
+_pool = threading.local()
+"""TVM keeps one pool of threads for each thread that calls it; `size` is that of the caller."""
+
+
+class TvmSession:
+    """A model in the Relax VM; the interface of `onnxruntime.Session`.
+
+    Calls from several threads are safe; each calling thread then has a pool of workers of its own.
+
+    Raises:
+        BackendUnavailable: this CPU cannot run the model's code.
+        InvalidModel: TVM cannot load it.
+
+    Attributes:
+        model: what it runs.
+        inputs: names, in order.
+        threads: how many run its kernels.
+        notes: what the user should know.
+    """
+
+    def __init__(self, model: TvmModel) -> None:
+        import tvm
+        import tvm_ffi
+        from tvm import relax
+
+        check_host(model.machine)
+        self.model = model
+        self._specs = list(model.inputs)
+        self.inputs = [spec.name for spec in self._specs]
+        self.notes: list[str] = []
+        self._held = [to_torch(array) for array in model.constants]
+        self._constants = tvm_ffi.convert([tvm_ffi.from_dlpack(t) for t in self._held])
+        self._fixed = {tensor.data_ptr() for tensor in self._held}
+        try:
+            self._machine = relax.VirtualMachine(model.library, tvm.cpu())
+            self._main = self._machine["main"]
+        except Exception as error:
+            raise InvalidModel(f"TVM cannot load the model: {first_line(error)}") from error
+        self.threads = use_threads(model.machine.threads)
+        if self.threads < model.machine.threads:
+            self.notes.append(
+                f"runs on {self.threads} threads instead of {model.machine.threads}: TVM's pool "
+                "in this process has no more; set TVM_NUM_THREADS before the first call"
+            )
+
+    def run_arrays(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run on numpy arrays in input order."""
+        return [to_numpy(result) for result in self.run_tensors([to_torch(a) for a in arrays])]
+
+    def run_tensors(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Run on torch tensors in input order; the outputs are nobody else's memory.
+
+        An input is copied only where it is not contiguous or not on a 64-byte boundary.
+
+        Raises:
+            InvalidInput: an input has another shape or dtype, or is on another device.
+        """
+        if len(tensors) != len(self._specs):
+            raise InvalidInput(f"expected {len(self._specs)} inputs, got {len(tensors)}")
+        ready = [aligned_tensor(tensor) for tensor in tensors]
+        use_threads(self.model.machine.threads)
+        try:
+            results = self._main(*ready, self._constants)
+        except Exception as error:
+            raise self._explained(error, tensors) from error
+        return self._owned([_as_torch(result) for result in results], ready)
+
+    def _owned(self, results: list[torch.Tensor], given: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The results, copied where they are an input, a weight or another result."""
+        taken = {tensor.data_ptr() for tensor in given}
+        for index, result in enumerate(results):
+            address = result.data_ptr()
+            if address in taken or address in self._fixed:
+                results[index] = result.clone()
+            taken.add(address)
+        return results
+
+    def _explained(self, error: Exception, given: Sequence[Any]) -> Exception:
+        """An input mismatch in the user's terms; anything else as TVM put it."""
+        for name, tensor in zip(self.inputs, given, strict=True):
+            if tensor.device.type != "cpu":
+                return InvalidInput(
+                    f"input {name!r}: expected a tensor on cpu, got one on {tensor.device}"
+                )
+        return mismatch(self._specs, given) or InvalidModel(
+            f"TVM failed while running: {first_line(error)}"
+        )
+
+
+def use_threads(count: int) -> int:
+    """Let kernels called from this thread use so many workers; returns how many they get.
+
+    The pool itself cannot grow beyond the size it was made with.
+    """
+    if getattr(_pool, "asked", None) != count:
+        import tvm
+
+        threads = tvm.get_global_func("runtime.NumThreads")
+        if threads() != count:
+            tvm.get_global_func("runtime.config_threadpool")(BIG, count)
+        _pool.asked, _pool.size = count, int(threads())
+    return _pool.size
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without TVM's trace."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
+
+
+def _as_torch(result: Any) -> torch.Tensor:
+    """What the VM returns: torch tensors, or its own where no input was one of torch's."""
+    return result if isinstance(result, torch.Tensor) else torch.from_dlpack(result)

@@ -1,0 +1,60 @@
+"""Keep MetaSchedule from importing TVM's tensor intrinsics, most of which are for GPUs.
+
+`tvm.s_tir.tensor_intrin` parses TVMScript for 10 to 25 seconds when it is imported, which every
+builder process does anew. The CPU rules used here need none of it.
+"""
+
+import sys
+from collections.abc import Callable
+
+PACKAGE = "tvm.s_tir.tensor_intrin"
+
+
+def stub_intrinsics() -> None:
+    """Put an empty package in the place of the intrinsics, unless they are imported already."""
+    _stub()(PACKAGE)
+
+
+def in_worker(threads: int = 0) -> Callable[[], None]:
+    """The same for a process that builds or measures, as a function that pickle takes along whole.
+
+    One that pickle finds by its name would make each process import passel, and torch with it.
+
+    Args:
+        threads: how many the process runs kernels on; 0 leaves it as it is.
+    """
+    stub, package = _stub(), PACKAGE
+
+    def initialize() -> None:
+        import os
+
+        if threads:
+            os.environ["TVM_NUM_THREADS"] = str(threads)
+        stub(package)
+
+    return initialize
+
+
+def _stub() -> Callable[[str], None]:
+    def stub(package: str) -> None:
+        import importlib
+        import os
+        import sys
+        import types
+
+        if package in sys.modules:
+            return
+        parent = importlib.import_module(package.rpartition(".")[0])
+        name = package.rpartition(".")[2]
+        module = types.ModuleType(package)
+        module.__path__ = [os.path.join(os.path.dirname(str(parent.__file__)), name)]
+        sys.modules[package] = module
+        setattr(parent, name, module)
+
+    return stub
+
+
+def is_stubbed() -> bool:
+    """Whether the intrinsics are the empty package."""
+    module = sys.modules.get(PACKAGE)
+    return module is not None and getattr(module, "__file__", None) is None

@@ -1,0 +1,99 @@
+"""The matmul rule on products in other forms: other types, open extents, moved or computed operands."""
+
+import pytest
+
+from tests.backends.tvm.product_kernels import (
+    MACHINES,
+    apart,
+    compiled,
+    computed,
+    difference,
+    heads,
+    image,
+    machine,
+    packed,
+    repeated,
+    turned,
+)
+
+F32 = 2e-6
+"""Bound on a sum of float32 products in another order, relative to the largest result."""
+
+
+@pytest.mark.parametrize("mcpu", MACHINES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (19, 40, 64), (33, 48, 10)], ids=str)
+def test_transposed_operand(shape: tuple[int, int, int], mcpu: str) -> None:
+    assert difference(turned(*shape), mcpu) < F32
+
+
+@pytest.mark.parametrize("mcpu", MACHINES)
+@pytest.mark.parametrize(
+    ("dtype", "total", "bound"),
+    [
+        ("float64", "float64", 1e-14),
+        ("float16", "float32", F32),
+        ("float16", "float16", 1e-2),
+        ("int32", "int32", 1e-14),
+    ],
+)
+def test_types(dtype: str, total: str, bound: float, mcpu: str) -> None:
+    lanes = machine(mcpu).lanes(64 if total == "float64" else 32)
+    assert difference(packed(11, 45, 23, lanes, dtype, total), mcpu) < bound
+
+
+@pytest.mark.parametrize("mcpu", MACHINES)
+def test_rows_known_at_run_time(mcpu: str) -> None:
+    from tvm import tirx
+
+    rows = tirx.Var("rows", "int32")
+    function = packed(rows, 50, 12, machine(mcpu).lanes())
+    plain, tiled = compiled(function, mcpu)
+    for count in (1, 2, 3, 4, 5, 7, 8, 9, 64, 197):
+        assert apart(function, plain, tiled, {"rows": count}) < F32
+
+
+def test_everything_known_at_run_time() -> None:
+    from tvm import tirx
+
+    m, n, k, batch = (tirx.Var(name, "int32") for name in ("m", "n", "k", "batch"))
+    function = turned(m, n, k, batch)
+    plain, tiled = compiled(function, "znver4")
+    for sizes in ((1, 1, 1, 1), (5, 17, 3, 2), (9, 64, 20, 3), (33, 15, 8, 1)):
+        named = dict(zip(("m", "n", "k", "batch"), sizes, strict=True))
+        assert apart(function, plain, tiled, named) < F32
+
+
+@pytest.mark.parametrize("mcpu", MACHINES)
+def test_moves_before_and_after_are_part_of_the_nest(mcpu: str) -> None:
+    from passel.backends.tvm.schedules.matmul_form import product_of
+
+    function = heads(21, 3, 16, 64)
+    product = product_of(function)
+    assert product is not None
+    assert (product.before, product.after, product.buffers) == ((), (), ())
+    assert difference(function, mcpu) < F32
+
+
+@pytest.mark.parametrize("mcpu", MACHINES)
+@pytest.mark.parametrize("case", [(9, 5, 7, 3, 1), (8, 4, 20, 3, 2), (14, 3, 33, 2, 2)], ids=str)
+def test_patches_of_an_image(case: tuple[int, int, int, int, int], mcpu: str) -> None:
+    assert difference(image(*case), mcpu) < F32
+
+
+@pytest.mark.parametrize("function", [repeated, computed])
+def test_what_is_no_part_of_the_nest_runs_around_it(function: object) -> None:
+    assert difference(function(18, 40, 9), "znver4") < F32
+
+
+def test_other_kernels_are_left_alone() -> None:
+    from tvm import te
+
+    from passel.backends.tvm.schedules.matmul import matmul
+
+    x = te.placeholder((8, 8), name="x")
+    r = te.reduce_axis((0, 8), "k")
+    total = te.compute((8,), lambda i: te.sum(x[i, r], axis=r), name="total")
+    square = te.compute((8,), lambda i: te.sum(x[i, r] * x[i, r], axis=r), name="square")
+    largest = te.compute((8,), lambda i: te.max(x[i, r] * x[r, i], axis=r), name="largest")
+    for y in (total, square, largest):
+        assert matmul(te.create_prim_func([x, y]), machine("znver4")) is None
