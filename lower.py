@@ -7,6 +7,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
+from .backends.cache_folder import FILE, cache_folder
 from .backends.choices import SessionChoice
 from .backends.compiled import CompiledModel
 from .backends.eager import EagerSession
@@ -17,13 +18,22 @@ from .backends.select import Candidate, select
 from .backends.target import Target
 from .capture import Captured, make_inputs
 from .check_model import check_interface
-from .errors import ExportError, InvalidInput, InvalidModel, UnsupportedModel, VerificationError
+from .errors import (
+    ExportError,
+    InvalidInput,
+    InvalidModel,
+    PasselError,
+    UnsupportedModel,
+    VerificationError,
+)
 from .execution import lift
 from .lower_tvm import on_tvm
 from .onnx_form import as_onnx
 from .passes import Quantize
 from .passes.quantization.candidates import is_quantized
+from .passes.registry import DEFAULT
 from .pipeline import Job, stage
+from .planned import planned_model
 
 COMPARE_SECONDS = 0.6
 """Time given to each of the quantized model and its float twin."""
@@ -77,6 +87,9 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     original = as_onnx(job, captured)
     check_interface(original, captured.name)
     inputs = captured.inputs or make_inputs(original)
+    known = tuned(job, captured, original, inputs, asked)
+    if known is not None:
+        return known
     choice = SessionChoice(threads=job.threads)
     if asked.measure:
         offer_times(job, asked.target.kind, choice)
@@ -100,6 +113,35 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     return CompiledModel(
         winner.model, captured.signature, job.report, asked.target.kind, choice, winner.session
     )
+
+
+def tuned(
+    job: Job,
+    captured: Captured,
+    original: ir.Model,
+    inputs: Sequence[torch.Tensor],
+    asked: Lowering,
+) -> CompiledModel | None:
+    """The model as `autotune` found it fastest, where it did: for the default passes."""
+    default = [one.spec for one in job.passes] == [one.spec for one in DEFAULT]
+    if asked.backend != "auto" or not (asked.measure and default) or job.exclude:
+        return None
+    if not (cache_folder() / FILE).exists():
+        return None  # SQLAlchemy takes half a second to import
+    from .backends.tuning.memory import tuned_plan
+
+    with stage(job.report, "lookup"):
+        plan = tuned_plan(lift(original), inputs, asked.target, job.threads)
+    if plan is None:
+        return None
+    kind, report = asked.target.kind, job.report
+    try:
+        return planned_model(
+            plan, captured, kind, onnx=original, verify=asked.verify, report=report
+        )
+    except PasselError as error:
+        report.notes.append(f"the plan that autotune stored does not work any more: {error}")
+        return None
 
 
 def compare_with_float(

@@ -1,17 +1,22 @@
 """From a captured model to a compiled one on Apache TVM."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+import torch
 from torch.export import ExportedProgram
 
+from .backends.cache_folder import cache_folder
 from .backends.compiled import CompiledModel
-from .backends.hardware import Hardware
+from .backends.hardware import Hardware, fingerprint
 from .backends.target import Target
 from .backends.tvm.available import require
 from .backends.tvm.machine import Machine, machine_of
 from .backends.tvm.model import TvmModel, build_model
 from .backends.tvm.session import TvmSession
+from .backends.tvm.tuned import Tuned
 from .capture import Captured, make_inputs
 from .check_model import check_interface
 from .execution import lift
@@ -20,14 +25,17 @@ from .passes.driver import run_passes
 from .passes.registry import resolve
 from .pipeline import Job, stage
 
+if TYPE_CHECKING:
+    from .backends.tvm.metaschedule import Progress
+
 FORM = ("canonicalize", "merge-linears", "flatten-tokens", "canonicalize", "eliminate-dead-code")
 """What a graph goes through after the passes: matrices instead of batches, wide products."""
-
-Build = Callable[[Graph], TvmModel]
 
 
 def on_tvm(job: Job, captured: Captured, target: Target, *, verify: bool) -> CompiledModel:
     """Run the passes on the program as it came, and compile what they made.
+
+    Kernels that were tuned on this machine before run as they were found fastest.
 
     Raises:
         BackendUnavailable: TVM is missing or does not fit.
@@ -35,22 +43,53 @@ def on_tvm(job: Job, captured: Captured, target: Target, *, verify: bool) -> Com
         VerificationError: the result disagrees with the original.
     """
     program = captured.program
-    if isinstance(program, ir.Model):
-        check_interface(program, captured.name)
-    inputs = captured.inputs or make_inputs(program)
+    inputs = _inputs(captured)
+    machine = machine_for(target)
     with stage(job.report, "passes"):
         graph = formed(job.run(program))
-    machine = machine_for(target)
+    tuned = Tuned.load(kernel_folder(machine))
     with stage(job.report, "tvm"):
-        model = build_model(graph, machine)
-    session = TvmSession(model)
+        model = build_model(graph, machine, tuned=tuned if tuned.winners else None)
+        session = TvmSession(model)
     if verify:
         with stage(job.report, "verify"):
             batches = job.batches(captured, inputs)
             errors = job.checker(program, batches)(session.run_arrays)
             job.accept(program, errors, batches, "on the runtime")
-    tell(job, model)
-    return CompiledModel(model, captured.signature, job.report, str(target), session=session)
+    tell(job, model, tuned)
+    return CompiledModel(model, captured.signature, job.report, target.kind, session=session)
+
+
+def tune_kernels(
+    job: Job,
+    captured: Captured,
+    target: Target,
+    seconds: float,
+    *,
+    progress: "Progress | None" = None,
+    rpc: str | None = None,
+) -> Tuned:
+    """Find faster schedules for the kernels that `on_tvm` would build; they are kept for later.
+
+    Args:
+        seconds: budget, compilation included.
+        rpc: "host:port" of a TVM RPC tracker whose devices measure instead of this machine.
+    """
+    from .backends.tvm.emit import emit
+    from .backends.tvm.metaschedule import tune
+    from .backends.tvm.rpc import Remote, remote_runner
+
+    machine = machine_for(target)
+    emitted = emit(formed(job.run(captured.program)), machine)
+    runner = remote_runner(Remote.of(rpc)) if rpc else None
+    folder = kernel_folder(machine)
+    return tune(emitted.module, machine, folder, seconds, progress=progress, runner=runner)
+
+
+def kernel_folder(machine: Machine) -> Path:
+    """Where schedules are kept that were measured on this kind of machine."""
+    name = fingerprint(Hardware.detect(), Target("cpu", arch=machine.mcpu, threads=machine.threads))
+    return cache_folder() / "kernels" / name
 
 
 def machine_for(target: Target) -> Machine:
@@ -67,12 +106,24 @@ def formed(program: ExportedProgram | ir.Model) -> Graph:
     return graph
 
 
-def tell(job: Job, model: TvmModel) -> None:
+def tell(job: Job, model: TvmModel, tuned: Tuned) -> None:
     """Put in the report what ran how: kernels by rule, and those that no rule schedules."""
-    job.report.chosen = {"backend": "tvm", "kernels": len(model.rules) + len(model.serial)}
-    job.report.notes += model.notes
+    report = job.report
+    measured = sum(rule == "measured" for rule in model.rules.values())
+    report.chosen = {"backend": "tvm", "kernels": len(model.rules) + len(model.serial)}
+    if measured:
+        report.chosen["kernels tuned here"] = measured
+    report.notes += [*tuned.notes, *model.notes]
     if model.serial:
-        job.report.notes.append(
+        report.notes.append(
             f"{len(model.serial)} kernels run on one thread, unscheduled: "
             + ", ".join(sorted(model.serial))
         )
+
+
+def _inputs(captured: Captured) -> Sequence[torch.Tensor]:
+    program = captured.program
+    if not isinstance(program, ir.Model):
+        return captured.inputs or []
+    check_interface(program, captured.name)
+    return captured.inputs or make_inputs(program)

@@ -50,6 +50,14 @@ def pytest_configure(config: pytest.Config) -> None:
     _memoise_exporter()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache folder of the tests' own: what the user has tuned must not decide what they see."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PASSEL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what test_architectures.py recorded of each architecture, in either outcome."""
     reports = [report for found in terminalreporter.stats.values() for report in found]

@@ -44,8 +44,8 @@ def target(context: typer.Context, text: Text = "cpu", as_json: options.AsJson =
 
 def facts(target: "Target", hardware: "Hardware") -> dict[str, object]:
     """Everything as JSON writes it."""
+    from ..backends.cache_folder import cache_folder
     from ..backends.hardware import fingerprint, providers
-    from ..backends.tuning.place import cache_folder
 
     return {
         "target": str(target),

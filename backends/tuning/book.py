@@ -80,6 +80,7 @@ class Book:
             )
             study.pruner = optuna.pruners.NopPruner()
         self.seed = seed + ordinal
+        self._heard: set[int] = set()
 
     def _ordinal(self) -> int:
         """How many workers came before: two that use the same seed must not try the same."""
@@ -154,11 +155,17 @@ class Book:
 
     def results(self) -> Iterator[tuple[Plan, Result, float]]:
         """Every finished plan, in order, with the seconds that its trial took."""
-        for trial in self._all("COMPLETE", "PRUNED", "FAIL"):
-            work, result = trial.user_attrs.get(WORK), trial.user_attrs.get(RESULT)
-            if work is not None and result is not None:
-                spent = trial.duration.total_seconds() if trial.duration else 0.0
-                yield Plan.from_dict(work["plan"]), Result(**result), spent
+        return map(_read, self._finished())
+
+    def news(self) -> list[tuple[Plan, Result, float]]:
+        """The same of what finished since the last call, here or elsewhere."""
+        found = [trial for trial in self._finished() if trial.number not in self._heard]
+        self._heard |= {trial.number for trial in found}
+        return [_read(trial) for trial in found]
+
+    def _finished(self) -> "list[FrozenTrial]":
+        found = self._all("COMPLETE", "PRUNED", "FAIL")
+        return [one for one in found if one.user_attrs.keys() >= {WORK, RESULT}]
 
     def best(self, count: int) -> list[tuple[Plan, Result]]:
         """The plans of the lowest value, of all workers."""
@@ -183,6 +190,12 @@ class Book:
 
         wanted = tuple(TrialState[state] for state in states)
         return self.study.get_trials(deepcopy=False, states=wanted)
+
+
+def _read(trial: "FrozenTrial") -> tuple[Plan, Result, float]:
+    spent = trial.duration.total_seconds() if trial.duration else 0.0
+    work, result = trial.user_attrs[WORK], trial.user_attrs[RESULT]
+    return Plan.from_dict(work["plan"]), Result(**result), spent
 
 
 def worker_name() -> str:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import InvalidInput
-from .place import VARIABLE, cache_folder
+from ..cache_folder import VARIABLE, cache_folder
 from .turns import file_turn
 
 FOLDER = "built"

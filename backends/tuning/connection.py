@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from ...errors import InvalidInput
-from .place import VARIABLE, Place
+from ..cache_folder import VARIABLE
+from .place import Place
 
 BUSY_SECONDS = 60
 """How long SQLite waits for another process's transaction."""

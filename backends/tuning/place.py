@@ -1,7 +1,6 @@
 """Where the database is: a file in the user's cache folder, or what a URL says."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,10 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from ...errors import BackendUnavailable, InvalidInput
+from ..cache_folder import FILE, cache_folder
 
-VARIABLE = "PASSEL_CACHE"
-"""Environment variable that names the cache folder."""
-FILE = "tuned.db"
 PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "psycopg": "psycopg[binary]",
@@ -30,30 +27,6 @@ OTHERS = {
 }
 """Drivers to look for where a URL names none, besides SQLAlchemy's default."""
 HIDDEN = "***"
-
-
-def cache_folder() -> Path:
-    """PASSEL_CACHE, or where this platform keeps what can be computed again. Need not exist.
-
-    Raises:
-        InvalidInput: the variable is unset and the user has no home folder.
-    """
-    if named := os.environ.get(VARIABLE):
-        return Path(named).expanduser().absolute()
-    try:
-        return _platform_cache()
-    except RuntimeError as error:  # of Path.home
-        raise InvalidInput(f"no home folder for the cache: set {VARIABLE} to a folder") from error
-
-
-def _platform_cache() -> Path:
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "passel" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "passel"
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # to be ignored unless absolute
-    return (base if base.is_absolute() else Path.home() / ".cache") / "passel"
 
 
 @dataclass(frozen=True)

@@ -111,12 +111,17 @@ class Search:
 
     def _recall(self) -> None:
         """Take over what earlier runs and other workers found."""
-        spent = 0.0
-        for plan, result, seconds in self._book.results():
-            spent += seconds
+        self._before = 0.0
+        for plan, result, seconds in self._book.news():
+            self._before += seconds
             self._known.learn(plan, result)
-            self.standing.add(plan, result, spent)
-        self._before = spent
+            self.standing.add(plan, result, self._before)
+
+    def _hear(self) -> None:
+        """Take over what finished since: this worker's own trial, and those of others."""
+        for plan, result, _ in self._book.news():
+            self._known.learn(plan, result)
+            self.standing.add(plan, result, self._before + self._clock.seconds)
 
     def _meet_the_best(self) -> None:
         """Let the best plan that is known be the incumbent."""
@@ -138,18 +143,20 @@ class Search:
         except KeyboardInterrupt:
             self._book.give_back(trial)
             raise
-        self._finish(trial, plan, result)
+        self._finish(trial, result)
         return True
 
     def _tried(self, plan: Plan) -> Result:
         """What a plan comes to: known already, or built, verified and measured."""
-        known, arena = self._known.of(plan), self._arena
+        arena, busy = self._arena, self._book.others()
+        self._hear()  # after asking who is at what: who has finished is not at it any more
+        known = self._known.of(plan)
         if known is None and plan == arena.baseline:
             program = arena.incumbent.fingerprint if arena.incumbent.plan == plan else ""
             return Result(MEASURED, 1.0, arena.cost, fingerprint=program, error=arena.error)
         if known is not None:
             return same(known)
-        if plan.digest in self._book.others():
+        if plan.digest in busy:
             return Result(SAME, kind=LOST, why="another worker is at it")
         self._say(f"trying {plan}")
         try:
@@ -157,11 +164,10 @@ class Search:
         except Failed as failed:
             return Result(FAILED, why=failed.why, kind=failed.kind)
 
-    def _finish(self, trial: Any, plan: Plan, result: Result) -> None:
+    def _finish(self, trial: Any, result: Result) -> None:
         self._book.tell(trial, result)
-        self._known.learn(plan, result)
+        self._hear()
         self._repeats = self._repeats + 1 if result.outcome == SAME else 0
-        self.standing.add(plan, result, self._before + self._clock.seconds)
         self._progress(self.standing)
 
     def _queue_new(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...graph.fx_tensor import to_torch
+from ..cache_folder import cache_folder
 from .aligned import aligned_array
 from .index_bounds import index_bounds
 from .kernel_inputs import Parameter, arguments, parameters, symbols
@@ -58,7 +59,7 @@ def checked(scheduled: Scheduled, machine: Machine, folder: Path | None = None) 
     found = judge(
         {name: Pair(plain, scheduled.module[name]) for name, plain in scheduled.plain.items()},
         machine,
-        Verdicts(_cache_folder() if folder is None else folder),
+        Verdicts(cache_folder() if folder is None else folder),
     )
     wrong = {name: verdict for name, verdict in found.items() if verdict}
     functions = {
@@ -170,9 +171,3 @@ def _is_finite(array: np.ndarray) -> bool:
 
 def _unnamed(function: "tvm.tirx.PrimFunc") -> "tvm.tirx.PrimFunc":
     return function.without_attr("global_symbol") if "global_symbol" in function.attrs else function
-
-
-def _cache_folder() -> Path:
-    from ..tuning.place import cache_folder
-
-    return cache_folder()

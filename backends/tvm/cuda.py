@@ -86,9 +86,11 @@ def build_cuda(
     from .cuda_jit import install_compiler
     from .cuda_pipeline import build_for_cuda
     from .emit import emit
+    from .stubs import stub_intrinsics
 
     target, machine = cuda_target(arch), cuda_machine(arch)
     install_compiler()
+    stub_intrinsics()  # of which the rule for float16 products imports those for CUDA
     emitted = emit(graph, machine)
     executable, scheduled = build_for_cuda(
         emitted.module, target, cuda_graph=cuda_graph, check=check

@@ -53,7 +53,7 @@ def differences(scheduled: Scheduled, folder: Path | None = None) -> dict[str, s
     """How each kernel that is wrong differs from its plain form."""
     from tvm.target.codegen import llvm_get_system_cpu
 
-    from ..tuning.place import cache_folder
+    from ..cache_folder import cache_folder
     from .checked import Pair, judge
     from .machine import machine_of
     from .verdicts import Verdicts

@@ -8,7 +8,7 @@ the host into device memory, which is what a loop becomes that no thread is boun
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .cuda_target import SHARED_BYTES, THREADS
+from .cuda_target import SHARED_BYTES, THREADS, dynamic_bytes
 
 if TYPE_CHECKING:
     import tvm
@@ -27,12 +27,14 @@ class Launch:
         axes: the axes that its launch gives extents for, in the order of the arguments.
         extents: blocks and threads by axis; an extent that depends on a shape is absent.
         shared: bytes of shared memory it declares.
+        dynamic: bytes of shared memory that the launch asks for.
     """
 
     kernel: str
     axes: tuple[str, ...]
     extents: dict[str, int]
     shared: int
+    dynamic: int
 
     @property
     def threads(self) -> int:
@@ -42,8 +44,8 @@ class Launch:
             count *= extent if axis.startswith("thread") else 1
         return count
 
-    def excess(self) -> str | None:
-        """What no GPU can launch; None where all is within the limits."""
+    def excess(self, arch: str) -> str | None:
+        """What a GPU of this architecture cannot launch; None where all is within its limits."""
         for axis, most in zip(AXES, MOST, strict=True):
             if self.extents.get(axis, 1) > most:
                 return f"{self.extents[axis]} on {axis}, which has {most}"
@@ -51,6 +53,9 @@ class Launch:
             return f"{self.threads} threads in a block, which has {THREADS}"
         if self.shared > SHARED_BYTES:
             return f"{self.shared} bytes of shared memory, of which a block has {SHARED_BYTES}"
+        most = dynamic_bytes(arch)
+        if self.dynamic > most:
+            return f"{self.dynamic} bytes of shared memory, of which a block on {arch} has {most}"
         return None
 
 
@@ -88,6 +93,6 @@ def _launch(name: str, kernel: "tvm.tirx.PrimFunc") -> Launch:
 
     tvm_ffi.structural_walk(kernel.body, (tirx.AttrStmt, visit), order="post")
     (used,) = s_tir.analysis.calculate_allocated_bytes(kernel).values()
-    shared = sum(int(size) for scope, size in used.items() if scope.startswith("shared"))
+    shared, dynamic = (int(used.get(scope, 0)) for scope in ("shared", "shared.dyn"))
     axes = tuple(str(axis) for axis in kernel.attrs["tirx.kernel_launch_params"])
-    return Launch(name, axes, extents, shared)
+    return Launch(name, axes, extents, shared, dynamic)

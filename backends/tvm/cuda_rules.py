@@ -4,7 +4,7 @@ From the particular to the general: products (tiled in shared memory; float16 on
 cores), products with one row, products with a few rows of which the number is known only at run
 time, reductions along the last axis, what reduces and then uses the result (softmax, norms),
 transposes, and then anything else, one element a thread. A schedule counts only if TVM can lower it
-for the GPU and every GPU can launch its kernels; else the next rule is asked. dlight's RMSNorm is
+for the GPU and the GPU can launch its kernels; else the next rule is asked. dlight's RMSNorm is
 left out: it is for rows of 4096 elements, and GeneralReduction takes the same kernels.
 """
 
@@ -100,4 +100,5 @@ def refusal(name: str, function: "tvm.tirx.PrimFunc", target: "tvm.target.Target
         return str(error).strip().splitlines()[-1]
     if not found:
         return "no kernel"
-    return next((said for launch in found if (said := launch.excess()) is not None), None)
+    arch = str(target.attrs["arch"])
+    return next((said for launch in found if (said := launch.excess(arch)) is not None), None)

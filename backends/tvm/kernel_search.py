@@ -7,13 +7,17 @@ goes through the decisions once, keeping each winner for those that follow.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .checked import Pair, judge
 from .kernel_timer import times
 from .kernels import Kernel
 from .machine import Machine
-from .tuned import Winner, by_rules, form_of
+from .tuned import Winner, by_rules, form_of, kernel_key
 from .verdicts import Verdicts
+
+if TYPE_CHECKING:
+    import tvm
 
 GAIN = 0.97
 """A schedule replaces another only where it takes less than this share of its time."""
@@ -62,11 +66,12 @@ def _best_option(
     seconds: float,
 ) -> tuple[str, Winner] | None:
     """The fastest option of one decision, where it is not the formula's."""
-    forms = {}
+    forms: dict[str, tvm.tirx.PrimFunc] = {}
     for option in options:
         schedule, _ = by_rules(kernel.plain, search.machine, {**chosen, name: option})
-        if schedule is not None:
-            forms[option] = form_of(schedule)
+        form = None if schedule is None else form_of(schedule)
+        if form is not None and not any(kernel_key(form) == kernel_key(f) for f in forms.values()):
+            forms[option] = form
     spent = max(TURN_SECONDS * len(forms), min(seconds, search.left()))
     found = times(kernel.plain, forms, search.machine, spent)
     first = options[0]
@@ -88,7 +93,7 @@ def _best_option(
     return None
 
 
-def agrees(kernel: Kernel, form: object, search: Search) -> bool:
+def agrees(kernel: Kernel, form: "tvm.tirx.PrimFunc", search: Search) -> bool:
     """Whether a schedule computes what the kernel does."""
     pair = {kernel.key: Pair(kernel.plain, form)}
     return not judge(pair, search.machine, search.verdicts)[kernel.key]

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     import tvm
 
 
+ODD = 17
+"""Axes from this length on that are prime leave nothing to tile by."""
+
+
 @dataclass
 class Kernel:
     """One kernel.
@@ -61,3 +65,18 @@ def _kernel(
     schedule, decisions = by_rules(function, machine, {})
     ours = function if schedule is None else form_of(schedule)
     return Kernel(name, key, function, ours, decisions, calls)
+
+
+def prime_axes(kernels: list[Kernel]) -> list[int]:
+    """Lengths of axes that no tile divides."""
+    import tvm_ffi
+    from tvm import s_tir
+
+    found: set[int] = set()
+
+    def block(node: Any) -> None:
+        found.update(int(getattr(axis.dom.extent, "value", 1)) for axis in node.iter_vars)
+
+    for kernel in kernels:
+        tvm_ffi.structural_walk(kernel.plain.body, (s_tir.SBlock, block))
+    return sorted(e for e in found if e >= ODD and all(e % k for k in range(2, int(e**0.5) + 1)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .kernel_inputs import parameters, symbols
-from .kernels import Kernel
+from .kernels import Kernel, prime_axes
 from .machine import Machine
 from .metaschedule_builder import BuildPool
 from .metaschedule_memory import Memory, remembering
@@ -23,9 +23,9 @@ ROUND = 16
 """Schedules that are built and measured together."""
 PER_KERNEL = 256
 """Measurements of one kernel in one call, at most."""
+POPULATION, GENERATIONS = 128, 3
+"""A quarter of TVM's, whose search takes longer than the measurements of a round."""
 RUN_SECONDS = 20
-ODD = 17
-"""Extents from here on that are prime leave MetaSchedule nothing to tile by."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def search_traces(
     # Another seed than last time, or the first round would be that of last time.
     tasks, chosen = _tasks(kernels, bench, bench.seed + len(memory))
     _note_primes(chosen, tuned)
-    if not tasks:
+    if not tasks or bench.left() <= 0:
         return {}
     database = ms.database.JSONDatabase(work_dir=str(bench.folder))
     try:
@@ -162,7 +162,9 @@ def _tasks(kernels: list[Kernel], bench: Bench, seed: int) -> tuple[list[Any], l
             space_generator=ms.space_generator.PostOrderApply(
                 sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"
             ),
-            search_strategy="evolutionary",
+            search_strategy=ms.search_strategy.EvolutionarySearch(
+                population_size=POPULATION, genetic_num_iters=GENERATIONS
+            ),
             task_name=kernel.key,
             rand_state=seed + number + 1,
             num_threads=bench.machine.threads,
@@ -222,23 +224,11 @@ def _counting(
 
 
 def _note_primes(kernels: list[Kernel], tuned: Tuned) -> None:
-    import tvm_ffi
-    from tvm import s_tir
-
-    found: set[int] = set()
-
-    def block(node: Any) -> None:
-        extents = [getattr(axis.dom.extent, "value", 1) for axis in node.iter_vars]
-        found.update(
-            e for e in extents if e >= ODD and all(e % k for k in range(2, int(e**0.5) + 1))
-        )
-
-    for kernel in kernels:
-        tvm_ffi.structural_walk(kernel.plain.body, (s_tir.SBlock, block))
+    found = ", ".join(map(str, prime_axes(kernels)))
     if found:
         note = (
-            f"MetaSchedule cannot tile axes of prime length ({', '.join(map(str, sorted(found)))}"
-            "); inputs padded to a multiple of 8 may become faster"
+            f"MetaSchedule cannot tile axes of prime length ({found}); inputs padded to a multiple "
+            "of 8 may become faster"
         )
         tuned.notes = [*dict.fromkeys([*tuned.notes, note])]
 

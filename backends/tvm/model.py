@@ -14,6 +14,7 @@ from .machine import Machine
 if TYPE_CHECKING:
     import tvm
 
+    from .schedules import Scheduled
     from .tuned import Tuned
 
 
@@ -87,10 +88,17 @@ def build_model(
         len(graph.outputs),
         scheduled.rules,
         scheduled.serial,
-        [*emitted.notes, *map(_said, sorted(scheduled.rejected.items()))],
+        [*emitted.notes, *_notes(scheduled)],
     )
 
 
-def _said(rejected: tuple[str, str]) -> str:
-    name, why = rejected
-    return f"kernel {name!r} runs unscheduled: its schedule computes something else ({why})"
+def _notes(scheduled: "Scheduled") -> list[str]:
+    """What went wrong while the kernels were scheduled."""
+    rejected = (
+        f"kernel {name!r} runs unscheduled: its schedule computes something else ({why})"
+        for name, why in sorted(scheduled.rejected.items())
+    )
+    failed = (
+        f"TVM refused to schedule {at}: {why}" for at, why in sorted(scheduled.failed.items())
+    )
+    return [*rejected, *failed]

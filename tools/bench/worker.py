@@ -7,6 +7,7 @@ side keeps thread pools, spinning threads and peak memory apart.
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -71,21 +72,31 @@ def passel(loaded: Loaded, threads: int) -> Call:
 
 
 def tvm(loaded: Loaded, threads: int) -> Call:
-    """passel.compile for TVM, with passel's schedules as they are."""
+    """passel.compile for TVM, with passel's own schedules, nothing tuned."""
     from ...compiler import compile
 
     model, inputs = loaded
-    compiled = compile(model, inputs, backend="tvm", threads=threads)
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["PASSEL_CACHE"] = empty
+        compiled = compile(model, inputs, backend="tvm", threads=threads)
     return lambda: compiled(*inputs)
 
 
 def tvm_tuned(loaded: Loaded, threads: int) -> Call:
-    """The same with kernels that were tuned on this machine, for as long as BUDGET says."""
+    """The same after the kernels were tuned on this machine, for as long as BUDGET says."""
+    from ...backends.target import Target
+    from ...backends.tuning.standing import Limits
+    from ...capture import capture
     from ...compiler import compile
+    from ...lower_tvm import tune_kernels
+    from ...pipeline import Job
 
     model, inputs = loaded
-    kernels = os.environ.get(BUDGET, "10min")
-    compiled = compile(model, inputs, backend="tvm", threads=threads, kernels=kernels)
+    seconds = Limits.of(os.environ.get(BUDGET, "10min"), None).seconds or 0.0
+    job = Job.of("default", (), None, threads=threads)
+    tune_kernels(job, capture(model, inputs, None), Target(threads=threads), seconds)
+    compiled = compile(model, inputs, backend="tvm", threads=threads)
+    print(json.dumps({"chosen": compiled.report.chosen}), file=sys.stderr)
     return lambda: compiled(*inputs)
 
 

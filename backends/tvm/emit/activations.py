@@ -54,6 +54,11 @@ def _clipped(t: Any, x: Any, low: Any, high: Any) -> Any:
     return t.min(high, t.max(low, x))
 
 
+def _named(name: str) -> Callable[..., Any]:
+    return lambda t, c, x: getattr(t, name)(x)
+
+
+TRIGONOMETRIC = ("tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh")
 ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "clip": lambda t, c, x, low, high: _clipped(t, x, low, high),
     "leaky_relu": lambda t, c, x, slope: t.Select(x < c(0), x * slope, x),
@@ -77,9 +82,6 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "exp2": lambda t, c, x: t.exp(x * c(0.6931471805599453)),
     "log2": lambda t, c, x: t.log2(x),
     "log10": lambda t, c, x: t.log10(x),
-    **{
-        name: (lambda name: lambda t, c, x: getattr(t, name)(x))(name)
-        for name in "tan asin acos atan sinh cosh asinh acosh atanh".split()
-    },
+    **{name: _named(name) for name in TRIGONOMETRIC},
 }
 """A function of tirx, of what makes numbers, of x, and of parameters."""

@@ -1,7 +1,6 @@
-"""ATen operators that torch's models leave outside the vocabulary: shapes, indices, products."""
+"""ATen operators outside the vocabulary that count, choose by index, or multiply matrices."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,16 +8,9 @@ from .arrays import (
     cumulated,
     differences,
     extremum_at,
-    flipped,
-    padded,
-    repeated_each,
-    rolled,
-    stacked,
-    tiled,
 )
-from .bounds import clamped
 from .indexing import indexed, picked_along
-from .movement import broadcast, cut, joined, picked, reshaped
+from .movement import joined, reshaped
 from .opaque import Call, aten
 from .pointwise import applied
 from .products import attend, product
@@ -79,13 +71,6 @@ def _cumsum(emitter: "Emitter", call: Call) -> "relax.Expr":
     return cumulated(emitter, call.tensor("self"), call.axis(), call.dtype)
 
 
-@aten("stack.default")
-def _stack(emitter: "Emitter", call: Call) -> "relax.Expr":
-    rank = call.op.output.rank or 1
-    parts = [call.expression(one, call.dtype) for one in call["tensors"]]
-    return stacked(emitter, parts, int(call["dim"]) % rank)
-
-
 @aten("diff.default")
 def _diff(emitter: "Emitter", call: Call) -> "relax.Expr":
     ends = (call["prepend"], call["self"], call["append"])
@@ -116,104 +101,6 @@ def _by_positions(call: Call) -> bool:
 def _index(emitter: "Emitter", call: Call) -> "relax.Expr":
     indices = [None if index is None else emitter[index] for index in call["indices"]]
     return indexed(emitter, call.tensor("self"), indices)
-
-
-@aten("repeat.default")
-def _repeat(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return tiled(emitter, call.tensor("self"), call.extents("repeats"))
-
-
-@aten("tile.default")
-def _tile(emitter: "Emitter", call: Call) -> "relax.Expr":
-    counts = call.extents("dims")
-    return tiled(
-        emitter, call.tensor("self"), [1] * ((call["self"].rank or 0) - len(counts)) + counts
-    )
-
-
-@aten("repeat_interleave.self_int", when=lambda call: isinstance(call["repeats"], int))
-def _repeat_interleave(emitter: "Emitter", call: Call) -> "relax.Expr":
-    x = call.tensor("self")
-    if call["dim"] is None:
-        x = reshaped(emitter, x, [emitter.dims.product(emitter.extents(x))])
-        return repeated_each(emitter, x, call["repeats"], 0)
-    return repeated_each(emitter, x, call["repeats"], call.axis())
-
-
-@aten("flip.default")
-def _flip(emitter: "Emitter", call: Call) -> "relax.Expr":
-    rank = call["self"].rank or 1
-    return flipped(emitter, call.tensor("self"), [axis % rank for axis in call["dims"]])
-
-
-@aten("roll.default", when=lambda call: bool(call["dims"]))
-def _roll(emitter: "Emitter", call: Call) -> "relax.Expr":
-    rank = call["self"].rank or 1
-    axes = [axis % rank for axis in call["dims"]]
-    return rolled(emitter, call.tensor("self"), call.extents("shifts"), axes)
-
-
-@aten("flatten.using_ints", "unflatten.int", "view_as.default", "reshape_as.default")
-def _reshape(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return reshaped(emitter, call.tensor("self"), [emitter.dims(d) for d in _shape(call)])
-
-
-@aten("expand_as.default")
-def _expand_as(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return broadcast(emitter, call.tensor("self"), [emitter.dims(d) for d in _shape(call)])
-
-
-def _shape(call: Call) -> Sequence[Any]:
-    """The result's shape as the view knows it."""
-    assert call.op.output.shape is not None
-    return call.op.output.shape
-
-
-@aten("select.int")
-def _select(emitter: "Emitter", call: Call) -> "relax.Expr":
-    x, axis, index = call.tensor("self"), call.axis(), call.extent(call["index"])
-    if emitter.dims.at_least(index, 0) is not True:
-        index = emitter.dims.simple(index + emitter.extents(x)[axis])
-    return picked(emitter, x, axis, index)
-
-
-@aten("narrow.default")
-def _narrow(emitter: "Emitter", call: Call) -> "relax.Expr":
-    x, axis, start = call.tensor("self"), call.axis(), call.extent(call["start"])
-    end = emitter.dims.simple(start + call.extent(call["length"]))
-    extent = emitter.extents(x)[axis]
-    return cut(emitter, x, {axis: clamped(emitter.dims, start, end, 1, extent)})
-
-
-@aten("split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default")
-def _split(emitter: "Emitter", call: Call) -> "list[relax.Expr]":
-    x, axis, at = call.tensor("self"), call.axis(), 0
-    pieces: list[Any] = []
-    for value in call.op.outputs:
-        assert value.shape is not None
-        size = emitter.dims(value.shape[axis])
-        pieces.append(cut(emitter, x, {axis: (at, 1, size)}))
-        at = emitter.dims.simple(at + size)
-    return pieces
-
-
-@aten("constant_pad_nd.default")
-def _constant_pad(emitter: "Emitter", call: Call) -> "relax.Expr":
-    pads = _pads(call)
-    return padded(emitter, call.tensor("self"), pads, float(call["value"]))
-
-
-@aten("pad.default", when=lambda call: all(isinstance(n, int) for n in call["pad"]))
-def _pad(emitter: "Emitter", call: Call) -> "relax.Expr":
-    number = 0.0 if call["value"] is None else float(call["value"])
-    return padded(emitter, call.tensor("self"), _pads(call), number, call["mode"])
-
-
-def _pads(call: Call) -> list[Any]:
-    """Pairs per axis; torch lists them from the last axis."""
-    given = call.extents("pad")
-    pairs = list(zip(given[::2], given[1::2], strict=True))[::-1]
-    return [(0, 0)] * ((call["self"].rank or 0) - len(pairs)) + pairs
 
 
 @aten("sort.stable", "sort.default")

@@ -19,6 +19,7 @@ import numpy as np
 from ....graph import Op, Value
 from ....graph.ops import Attention, Reshape, Transpose
 from ..machine import Machine
+from ..schedules.rule import GROUPS, KERNEL
 from .emitter import Emission
 from .views import View, view_of
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
     from .emitter import Emitter
 
-KERNEL_NAME = "attention"
+NAME = "attention"
+OPAQUE = 8
+"""TVM's number of a kernel that nothing is fused into."""
 BACK = (0, 2, 1, 3)
 """The permutation between [B, H, S, E] and [B, S, H, E]."""
 FLOAT32 = np.dtype(np.float32)
@@ -129,7 +132,10 @@ def _kernel(emitter: "Emitter", core: Attention, op: Op, views: Sequence[View]) 
         masked = _masked(shape, scores, scale, adding, core.causal)
         return _mixed(shape, masked, read[2], result)
 
-    return emitter.call_te(compute, *operands, name=KERNEL_NAME, kernel=KERNEL_NAME)
+    attributes = {KERNEL: NAME, GROUPS: shape.groups, "op_pattern": OPAQUE}
+    return emitter.builder.emit_te(
+        compute, *operands, primfunc_name_hint=NAME, primfunc_attrs=attributes
+    )
 
 
 def _scores(shape: Shape, q: Callable[..., Any], k: Callable[..., Any]) -> Any:

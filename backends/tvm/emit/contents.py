@@ -111,7 +111,7 @@ class Contents:
 
 def scalar_of(value: Value, dims: Dims) -> Extent | None:
     """The integer that a node of torch's makes of extents, e.g. `sym_size` or a product of two."""
-    node = getattr(getattr(value.origin, "meta", {}).get("val"), "node", None)
+    node: Any = getattr(getattr(value.origin, "meta", {}).get("val"), "node", None)
     if value.shape != () or value.dtype != np.int64 or not hasattr(node, "expr"):
         return None
     try:

@@ -16,9 +16,8 @@ from ....graph import Dim, Value
 if TYPE_CHECKING:
     from tvm import tirx
 
-    Extent = int | tirx.Expr
-else:
-    Extent = Any
+Extent = Any
+"""A number, or an integer expression of TVM's."""
 
 LONGEST = 500
 """Characters of an expression that is still read: a file may name its dimensions as it likes."""
@@ -38,11 +37,16 @@ class Unknown(Exception):
 
 
 class Dims:
-    """The variables of one function, and what is known of them: each is at least 1."""
+    """The variables of one function, and what is known of them: each is at least 1.
+
+    Attributes:
+        variables: all of them.
+    """
 
     def __init__(self, inputs: Iterable[Value]) -> None:
         from tvm.sym.analyzer import Analyzer
 
+        self.variables: list[Any] = []
         self._analyzer = Analyzer()
         self._known: dict[str, Any] = {}
         dims = [dim for value in inputs for dim in value.shape or () if isinstance(dim, str)]
@@ -120,6 +124,7 @@ class Dims:
 
         variable = tirx.Var("".join(c if c.isalnum() else "_" for c in name) or "dim", "int64")
         self._analyzer.update(variable, ConstIntBound(1, ConstIntBound.POS_INF))
+        self.variables.append(variable)
         return variable
 
     @staticmethod

@@ -14,6 +14,7 @@ from ..schedules.rule import KERNEL
 from .contents import Contents
 from .dims import Dims, Extent, Unknown
 from .expressions import dtype_of
+from .kernels import kernel_call
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -111,8 +112,11 @@ class Emitter:
             name: what the kernel is called.
             kernel: name of the schedule rule that is made for it.
         """
-        extra = {"primfunc_attrs": {KERNEL: kernel}} if kernel else {}
-        return self.builder.emit_te(compute, *arguments, primfunc_name_hint=name, **extra)
+        attributes = {KERNEL: kernel} if kernel else {}
+        call = kernel_call(
+            self.builder, compute, arguments, name, self.dims.variables, attributes
+        )
+        return self.builder.emit(call)
 
     def shape(self, value: Value) -> list[Extent]:
         """Extents of a value: numbers, and expressions over the inputs' extents.

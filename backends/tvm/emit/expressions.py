@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .dims import Extent
+from .fitting import fitted
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -82,8 +83,6 @@ def align(emitter: "Emitter", *operands: "relax.Expr") -> "list[relax.Expr]":
     Two extents that both come from the inputs, under two names, are equal or the model has no
     meaning: the run checks it.
     """
-    from tvm import relax
-
     shapes = [emitter.extents(operand) for operand in operands]
     rank = max(map(len, shapes), default=0)
     wanted = {
@@ -94,11 +93,8 @@ def align(emitter: "Emitter", *operands: "relax.Expr") -> "list[relax.Expr]":
     for operand, shape in zip(operands, shapes, strict=True):
         target = [wanted[axis - len(shape)] for axis in range(len(shape))]
         fitting = [s if _fits(emitter, s, t) else t for s, t in zip(shape, target, strict=True)]
-        if all(s is f for s, f in zip(shape, fitting, strict=True)):
-            result.append(operand)
-        else:
-            kind = relax.TensorType(fitting, operand.ty.dtype)
-            result.append(emitter.builder.match_cast(operand, kind))
+        same = all(s is f for s, f in zip(shape, fitting, strict=True))
+        result.append(operand if same else fitted(emitter, operand, fitting))
     return result
 
 

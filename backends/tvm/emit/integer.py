@@ -20,7 +20,7 @@ from ..machine import Machine
 from ..vnni import GROUP, Dot, dot_of
 from .emitter import Emission
 from .expressions import moved, pointwise
-from .integer_weights import Codes, loaded, packed, stored
+from .integer_weights import loaded, packed, stored
 
 if TYPE_CHECKING:
     from tvm import relax

@@ -44,14 +44,14 @@ def _cumsum(emitter: "Emitter", node: Node) -> "relax.Expr":
         node.x(),
         int(axis) % node.rank(),
         node.dtype,
-        exclusive=bool(node.int("exclusive", 0)),
-        reverse=bool(node.int("reverse", 0)),
+        exclusive=bool(node.attr_int("exclusive", 0)),
+        reverse=bool(node.attr_int("reverse", 0)),
     )
 
 
 @node("GatherND")
 def _gather_nd(emitter: "Emitter", node: Node) -> "relax.Expr":
-    return gathered(emitter, node.x(0), node.x(1), node.int("batch_dims", 0))
+    return gathered(emitter, node.x(0), node.x(1), node.attr_int("batch_dims", 0))
 
 
 @node("GatherElements")
@@ -60,17 +60,21 @@ def _gather_elements(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 
 def _combines(node: Node) -> bool:
-    return node.string("reduction", "none") in COMBINE
+    return node.attr_string("reduction", "none") in COMBINE
 
 
 @node("ScatterND", when=_combines)
 def _scatter_nd(emitter: "Emitter", node: Node) -> "relax.Expr":
-    return scattered_rows(emitter, *node.operands, mode=node.string("reduction", "none"))
+    x, indices, updates = node.operands
+    mode = node.attr_string("reduction", "none")
+    return scattered_rows(emitter, x, indices, updates, mode)
 
 
 @node("ScatterElements", when=_combines)
 def _scatter_elements(emitter: "Emitter", node: Node) -> "relax.Expr":
-    return scattered(emitter, *node.operands, node.axis(), mode=node.string("reduction", "none"))
+    x, indices, updates = node.operands
+    mode = node.attr_string("reduction", "none")
+    return scattered(emitter, x, indices, updates, node.axis(), mode)
 
 
 @node("Tile")
@@ -79,7 +83,7 @@ def _tile(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 
 def _takes_first(node: Node) -> bool:
-    return not node.int("select_last_index", 0)
+    return not node.attr_int("select_last_index", 0)
 
 
 @node("ArgMax", "ArgMin", when=_takes_first)
@@ -89,11 +93,11 @@ def _extremum(emitter: "Emitter", node: Node) -> "relax.Expr":
         node.x(),
         node.axis(),
         largest=node.op.kind == "ArgMax",
-        keepdims=bool(node.int("keepdims", 1)),
+        keepdims=bool(node.attr_int("keepdims", 1)),
     )
 
 
-@node("Pad", when=lambda node: node.string("mode", "constant") in PADS)
+@node("Pad", when=lambda node: node.attr_string("mode", "constant") in PADS)
 def _pad(emitter: "Emitter", node: Node) -> "relax.Expr":
     rank = node.rank()
     given = node.extents(1)
@@ -102,7 +106,7 @@ def _pad(emitter: "Emitter", node: Node) -> "relax.Expr":
     for k, axis in enumerate(axes):
         pads[axis] = (given[k], given[k + len(axes)])
     number = node.number(2)
-    mode = PADS[node.string("mode", "constant")]
+    mode = PADS[node.attr_string("mode", "constant")]
     return padded(emitter, node.x(), pads, 0.0 if number is None else float(number), mode)
 
 
@@ -130,7 +134,7 @@ def _squeeze(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 @node("Flatten")
 def _flatten(emitter: "Emitter", node: Node) -> "relax.Expr":
-    x, axis = node.x(), node.int("axis", 1)
+    x, axis = node.x(), node.attr_int("axis", 1)
     shape = emitter.extents(x)
     axis += len(shape) if axis < 0 else 0
     parts = (shape[:axis], shape[axis:])
@@ -148,7 +152,7 @@ def _size(emitter: "Emitter", node: Node) -> "relax.Expr":
 @node("Gemm")
 def _gemm(emitter: "Emitter", node: Node) -> "relax.Expr":
     sides = [
-        permuted(emitter, node.x(k), (1, 0)) if node.int(name, 0) else node.x(k)
+        permuted(emitter, node.x(k), (1, 0)) if node.attr_int(name, 0) else node.x(k)
         for k, name in enumerate(("transA", "transB"))
     ]
     result = _scaled(emitter, node, product(emitter, *sides), "alpha")
@@ -158,7 +162,7 @@ def _gemm(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 
 def _scaled(emitter: "Emitter", node: Node, x: "relax.Expr", name: str) -> "relax.Expr":
-    factor = node.float(name, 1.0)
+    factor = node.attr_float(name, 1.0)
     if factor == 1.0:
         return x
     return applied(emitter, "mul", node.dtype, x, emitter.number(factor, node.dtype))
@@ -182,7 +186,7 @@ def _matmul_integer(emitter: "Emitter", node: Node) -> "relax.Expr":
 def _einsum(emitter: "Emitter", node: Node) -> "relax.Expr":
     from tvm import relax
 
-    equation = node.string("equation", "").replace(" ", "")
+    equation = node.attr_string("equation", "").replace(" ", "")
     return emitter.emit(relax.op.einsum(relax.Tuple(node.operands), equation))
 
 
@@ -199,7 +203,7 @@ def _one_hot(emitter: "Emitter", node: Node) -> "relax.Expr":
     values = node.x(2)
     indices = node.x(0)
     shape = emitter.extents(indices)
-    axis = node.int("axis", -1) % (len(shape) + 1)
+    axis = node.attr_int("axis", -1) % (len(shape) + 1)
     shape.insert(axis, depth)
 
     def compute(positions: Any, ends: Any) -> Any:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .activations import activated
-from .aten_pointwise import group_normed
 from .expressions import align, pointwise
+from .norms import group_normed
 from .opaque import Node, node
 from .pointwise import applied
 from .pooling import pooled
@@ -42,7 +42,7 @@ SIMPLE: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
 @node(*SIMPLE)
 def _simple(emitter: "Emitter", node: Node) -> "relax.Expr":
     name, parameters = SIMPLE[node.op.kind]
-    numbers = [node.float(key, default) if key else default for key, default in parameters]
+    numbers = [node.attr_float(key, default) if key else default for key, default in parameters]
     return activated(emitter, name, node.x(), *numbers)
 
 
@@ -53,7 +53,7 @@ def _clip(emitter: "Emitter", node: Node) -> "relax.Expr":
         if node.given(index):
             x = applied(emitter, fn, dtype, x, node.x(index))
         elif name in node.attributes:
-            bound = emitter.number(node.float(name, 0.0), dtype)
+            bound = emitter.number(node.attr_float(name, 0.0), dtype)
             x = applied(emitter, fn, dtype, x, bound)
     return x
 
@@ -88,7 +88,7 @@ def _mod(emitter: "Emitter", node: Node) -> "relax.Expr":
     from tvm import tirx
 
     if np.dtype(node.dtype).kind in "iu":
-        take = tirx.truncmod if node.int("fmod", 0) else tirx.floormod
+        take = tirx.truncmod if node.attr_int("fmod", 0) else tirx.floormod
         return pointwise(emitter, "mod", take, *node.operands)
     return pointwise(emitter, "mod", lambda x, y: x - tirx.trunc(x / y) * y, *node.operands)
 
@@ -101,7 +101,10 @@ def _xor(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 
 @node(
-    "IsInf", when=lambda node: node.int("detect_negative", 1) == node.int("detect_positive", 1) == 1
+    "IsInf",
+    when=lambda node: (
+        node.attr_int("detect_negative", 1) == node.attr_int("detect_positive", 1) == 1
+    ),
 )
 def _isinf(emitter: "Emitter", node: Node) -> "relax.Expr":
     from tvm import relax
@@ -125,14 +128,14 @@ def _norm(emitter: "Emitter", node: Node) -> "relax.Expr":
     else:
         x = applied(emitter, "mul", dtype, x, x)
     axes, rank = _axes(node), node.rank()
-    keepdims = bool(node.int("keepdims", 1))
+    keepdims = bool(node.attr_int("keepdims", 1))
     normal = tuple(sorted(int(axis) % rank for axis in axes)) or tuple(range(rank))
     total = reduced(emitter, "sum", x, normal, keepdims=keepdims, dtype=dtype)
     return applied(emitter, "sqrt", dtype, total) if node.op.kind == "ReduceL2" else total
 
 
 def _axes(node: Node) -> Sequence[Any]:
-    return node.extents(1) if node.given(1) else node.ints("axes") or ()
+    return node.extents(1) if node.given(1) else node.attr_ints("axes") or ()
 
 
 @node("InstanceNormalization")
@@ -141,7 +144,7 @@ def _instance_norm(emitter: "Emitter", node: Node) -> "relax.Expr":
     channels = emitter.extents(x)[1]
     if not isinstance(channels, int):
         raise ValueError("expected a known number of channels")
-    return group_normed(emitter, x, channels, node.float("epsilon", 1e-5), scale, shift)
+    return group_normed(emitter, x, channels, node.attr_float("epsilon", 1e-5), scale, shift)
 
 
 @node(
@@ -151,31 +154,31 @@ def _instance_norm(emitter: "Emitter", node: Node) -> "relax.Expr":
 def _group_norm(emitter: "Emitter", node: Node) -> "relax.Expr":
     """As opset 21 has it: a gain and a shift for each channel."""
     x, scale, shift = node.operands
-    groups = node.int("num_groups", 1)
-    return group_normed(emitter, x, groups, node.float("epsilon", 1e-5), scale, shift)
+    groups = node.attr_int("num_groups", 1)
+    return group_normed(emitter, x, groups, node.attr_float("epsilon", 1e-5), scale, shift)
 
 
 def _is_plain(node: Node) -> bool:
     """Padding that is spelled out, and no second result."""
     read = [value for value in node.op.outputs[1:] if value.uses]
-    return node.string("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not read
+    return node.attr_string("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not read
 
 
 @node("MaxPool", "AveragePool", when=_is_plain)
 def _pool(emitter: "Emitter", node: Node) -> "list[relax.Expr]":
-    kernel = node.ints("kernel_shape") or []
+    kernel = node.attr_ints("kernel_shape") or []
     count = len(kernel)
-    pads = node.ints("pads") or [0] * (2 * count)
+    pads = node.attr_ints("pads") or [0] * (2 * count)
     found = pooled(
         emitter,
         node.x(),
         "max" if node.op.kind == "MaxPool" else "avg",
         kernel,
-        node.ints("strides") or [1] * count,
+        node.attr_ints("strides") or [1] * count,
         list(zip(pads[:count], pads[count:], strict=True)),
-        dilation=node.ints("dilations") or (),
-        ceil=bool(node.int("ceil_mode", 0)),
-        counts_padding=bool(node.int("count_include_pad", 0)),
+        dilation=node.attr_ints("dilations") or (),
+        ceil=bool(node.attr_int("ceil_mode", 0)),
+        counts_padding=bool(node.attr_int("count_include_pad", 0)),
     )
     return [found]
 

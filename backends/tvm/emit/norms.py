@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....graph.ops import Norm
+from .expressions import dtype_of
+from .movement import reshaped
+from .pointwise import applied
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -65,6 +68,28 @@ def normed(
 
     operands = [operand for operand in (x, scale, shift) if operand is not None]
     return emitter.call_te(compute, *operands, name=f"{kind}_norm")
+
+
+def group_normed(
+    emitter: "Emitter",
+    x: "relax.Expr",
+    groups: int,
+    eps: float,
+    scale: "relax.Expr | None",
+    shift: "relax.Expr | None",
+) -> "relax.Expr":
+    """A layer norm over each group of channels and all positions; gain and shift per channel."""
+    shape, dtype = emitter.extents(x), dtype_of(x)
+    rest = emitter.dims.simple(emitter.dims.product(shape[1:]) // groups)
+    found = normed(
+        emitter, "layer", reshaped(emitter, x, [shape[0], groups, rest]), 1, eps, None, None, dtype
+    )
+    result = reshaped(emitter, found, shape)
+    for part, fn in ((scale, "mul"), (shift, "add")):
+        if part is not None:
+            row = reshaped(emitter, part, [shape[1], *[1] * (len(shape) - 2)])
+            result = applied(emitter, fn, dtype, result, row)
+    return result
 
 
 def _sum(lead: Sequence[Any], extents: Sequence[Any], element: Element, name: str) -> Any:

@@ -127,16 +127,16 @@ class Node:
     def rank(self, index: int = 0) -> int:
         return self.op.require(index).rank or 0
 
-    def int(self, name: str, default: int) -> int:
+    def attr_int(self, name: str, default: int) -> int:
         return int(self.attributes.get_int(name, default))
 
-    def float(self, name: str, default: float) -> float:
+    def attr_float(self, name: str, default: float) -> float:
         return float(self.attributes.get_float(name, default))
 
-    def string(self, name: str, default: str) -> str:
+    def attr_string(self, name: str, default: str) -> str:
         return str(self.attributes.get_string(name, default))
 
-    def ints(self, name: str) -> "list[int] | None":
+    def attr_ints(self, name: str) -> list[int] | None:
         found = self.attributes.get_ints(name)
         return None if found is None else [int(number) for number in found]
 
@@ -151,7 +151,7 @@ class Node:
 
     def axis(self, default: int = 0, index: int = 0) -> int:
         """The `axis` attribute from the front."""
-        return self.int("axis", default) % max(self.rank(index), 1)
+        return self.attr_int("axis", default) % max(self.rank(index), 1)
 
 
 def aten(*names: str, when: Test = lambda call: True) -> Callable[[Rule], Rule]:

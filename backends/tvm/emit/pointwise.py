@@ -1,4 +1,4 @@
-"""How ops that work element by element are spelled, and casts."""
+"""How pointwise functions and casts are spelled."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....graph import Value, is_float
-from ....graph.ops import Affine, BatchNorm, Cast, Elementwise
+from ....graph.ops import Cast, Elementwise
 from .expressions import align, dtype_of, pointwise
 
 if TYPE_CHECKING:
@@ -59,56 +59,6 @@ def applied(emitter: "Emitter", fn: str, dtype: str, *operands: "relax.Expr") ->
     if fn in BINARY:
         return emitter.emit(getattr(relax.op, BINARY[fn])(*align(emitter, *operands)))
     return SPECIAL[fn](emitter, dtype, *operands)
-
-
-def affine(emitter: "Emitter", op: Affine) -> "list[relax.Expr]":
-    """y = scale⊙x + shift."""
-    dtype = emitter.dtype(op.output)
-    result = emitter.cast(emitter[op.x], dtype)
-    for value, fn in ((op.scale, "mul"), (op.shift, "add")):
-        if value is not None:
-            result = applied(emitter, fn, dtype, result, emitter.cast(emitter[value], dtype))
-    return [result]
-
-
-def batch_norm(emitter: "Emitter", op: BatchNorm) -> "list[relax.Expr]":
-    """y = a⊙x + c per channel, a = γ/√(σ² + ε), c = β − a·μ; a and c are constants if γ.. are."""
-    x, dtype = op.require(0), emitter.dtype(op.output)
-    known = [emitter.contents.numbers(v) for v in op.inputs[1:5]]
-    shape = [-1] + [1] * ((x.rank or 2) - 2)
-    if all(a is not None or v is None for a, v in zip(known, op.inputs[1:5], strict=True)):
-        gamma, beta, mean, variance = (None if a is None else a.astype(np.float64) for a in known)
-        assert mean is not None
-        assert variance is not None
-        scale = (1.0 if gamma is None else gamma) / np.sqrt(variance + op.eps)
-        shift = (0.0 if beta is None else beta) - scale * mean
-        target = op.output.dtype
-        grid = [
-            emitter.constant(part.astype(target).reshape(shape), f"{op.name}_{name}")
-            for name, part in (("scale", scale), ("shift", shift))
-        ]
-    else:
-        grid = _computed_grid(emitter, op, dtype, shape)
-    scaled = applied(emitter, "mul", dtype, emitter[x], grid[0])
-    return [applied(emitter, "add", dtype, scaled, grid[1])]
-
-
-def _computed_grid(
-    emitter: "Emitter", op: BatchNorm, dtype: str, shape: list[int]
-) -> "list[relax.Expr]":
-    from tvm import relax
-
-    gamma, beta, mean, variance = (None if v is None else emitter[v] for v in op.inputs[1:5])
-    assert mean is not None
-    widened = applied(emitter, "add", dtype, variance, emitter.number(op.eps, dtype))
-    scale = _unary(emitter, "rsqrt", widened, dtype)
-    if gamma is not None:
-        scale = applied(emitter, "mul", dtype, scale, gamma)
-    shift = _unary(emitter, "neg", applied(emitter, "mul", dtype, scale, mean), dtype)
-    if beta is not None:
-        shift = applied(emitter, "add", dtype, shift, beta)
-    extent = emitter.extents(scale)[0]
-    return [emitter.emit(relax.op.reshape(part, [extent, *shape[1:]])) for part in (scale, shift)]
 
 
 def cast(emitter: "Emitter", op: Cast) -> "list[relax.Expr]":

@@ -79,7 +79,7 @@ def _transposed(
 def _same(
     emitter: "Emitter", op: Conv, x: "relax.Expr", weight: "relax.Expr"
 ) -> tuple[tuple[int, int], ...]:
-    """The padding under which a result has ⌈extent/stride⌉ positions; what is odd goes at the end."""
+    """The padding that gives ⌈extent/stride⌉ positions; what is odd of it goes at the end."""
     extents, kernel = emitter.extents(x)[2:], emitter.extents(weight)[2:]
     found = []
     for extent, size, stride, dilation in zip(extents, kernel, op.stride, op.dilation, strict=True):

@@ -7,8 +7,11 @@ from ....graph import Op
 from ....graph import ops as vocabulary
 from ..machine import Machine
 from . import (
+    affine,
     aten,
     aten_pointwise,
+    aten_reduce,
+    aten_shape,
     conv,
     conv_tokens,
     linear,
@@ -40,7 +43,7 @@ Spelling = Callable[[Emitter, Any], "Sequence[relax.Expr | None]"]
 """Makes the results of one op from those of its operands."""
 
 # Importing them fills the tables of `opaque`.
-_ = aten, aten_pointwise, nodes, nodes_pointwise
+_ = aten, aten_pointwise, aten_reduce, aten_shape, nodes, nodes_pointwise
 
 PATTERNS: list[Pattern] = [
     integer_linear,
@@ -92,9 +95,9 @@ def _shape_of(emitter: Emitter, op: vocabulary.ShapeOf) -> "Sequence[relax.Expr 
 
 
 SPELLINGS: dict[type[Op], Spelling] = {
-    vocabulary.Affine: pointwise.affine,
+    vocabulary.Affine: affine.affine,
     vocabulary.Attention: products.attention,
-    vocabulary.BatchNorm: pointwise.batch_norm,
+    vocabulary.BatchNorm: affine.batch_norm,
     vocabulary.Cast: pointwise.cast,
     vocabulary.Concat: movement.concat,
     vocabulary.Conv: spatial.conv,

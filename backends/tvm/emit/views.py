@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....graph import Op, Value
 from ....graph.ops import (
+    Expand,
     Identity,
     Reshape,
     Slice,
@@ -114,6 +115,17 @@ def _unbind(op: Unbind, value: Value) -> Step:
     return lambda _, index: [*index[: op.axis], position, *index[op.axis :]]
 
 
+def _expand(op: Expand, value: Value) -> Step | None:
+    before, after = op.require(0).shape, value.shape
+    if before is None or after is None:
+        return None
+    lead = len(after) - len(before)
+    repeated = [old == 1 != new for old, new in zip(before, after[lead:], strict=True)]
+    if any(old != new and not r for old, new, r in zip(before, after[lead:], repeated, strict=True)):
+        return None
+    return lambda _, index: [0 if r else i for r, i in zip(repeated, index[lead:], strict=True)]
+
+
 def _reshape(op: Reshape, value: Value) -> Step | None:
     before, after = op.require(0).shape, value.shape
     groups = None if before is None or after is None else _groups(before, after)
@@ -181,6 +193,7 @@ def _less(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 
 STEPS: dict[type[Op], Callable[[Any, Value], Step | None]] = {
+    Expand: _expand,
     Identity: lambda op, value: lambda _, index: index,
     Reshape: _reshape,
     Slice: _slice,

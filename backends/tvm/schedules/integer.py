@@ -29,6 +29,6 @@ def integer_product(
         return None
     panels = int(product.panels.shape[0])
     chosen = tile or tile_for(machine, dot, product.rows, panels, product.steps)
-    kernel = Kernel(product, dot)
+    kernel = Kernel(product, dot, machine.threads)
     written = function.with_body(kernel.body(chosen))
     return scheduled(expand(written) if kernel.in_vectors else written)

@@ -1,9 +1,10 @@
 """The loops of a product of bytes: tiles of sums in registers, then the stages on each tile.
 
-    parallel for tile:                        panels outside, rows inside: weights stay in the cache
-        sums[r][c] = 0
-        for k: for r, c: sums[r][c] += codes[row + r, 4k..] · panels[panel + c, k]
-        for r: for c: for lane (vector): stages of (row + r, column of the panel + lane)
+    parallel for share:
+        for panel: for row:                   the weights of a panel stay in the cache
+            sums[r][c] = 0
+            for k: for r, c: sums[r][c] += codes[row + r, 4k..] · panels[panel + c, k]
+            for r: for c: for lane (vector): stages of (row + r, column of the panel + lane)
 
 The last tile along either axis is moved back to end with the last row or panel, so that every tile
 is whole. It makes some elements again, to the same values, which is harmless while no stage reads
@@ -17,23 +18,28 @@ from typing import TYPE_CHECKING, Any
 from ..vnni import GROUP, Dot
 from .integer_match import Product
 from .integer_tile import Tile
-from .integer_vectors import are_vectorised, with_round
-from .loops import as_index
+from .integer_vectors import are_vectorised, calls_functions, with_round
+from .loops import as_index, parallel, sequence, serial
 
 if TYPE_CHECKING:
     import tvm
 
 
+import os
+PREFETCH=os.environ.get("PF")=="1"
 class Kernel:
     """One product being written; see the module docstring."""
 
-    def __init__(self, product: Product, dot: Dot) -> None:
+    def __init__(self, product: Product, dot: Dot, threads: int) -> None:
         self.product = product
+        self.threads = threads
         self.dot = dot
         self.panels = int(product.panels.shape[0])
         self.index = "int64"
         self.leading = [as_index(extent) for extent in product.sums.shape[:-1]]
-        self.in_vectors = are_vectorised([stage.value for stage in product.stages])
+        values = [stage.value for stage in product.stages]
+        self.in_vectors = are_vectorised(values)
+        self.is_long = not self.in_vectors or calls_functions(values)
 
     def body(self, tile: Tile) -> Any:
         """The whole kernel as a statement."""
@@ -56,20 +62,37 @@ class Kernel:
         return Analyzer().simplify(total)
 
     def _tiles(self, tile: Tile, rows: Any) -> Any:
-        """Every tile, shared out among the threads."""
+        """Every tile, shared out among the threads; the rows vary fastest."""
         from tvm import tirx
 
-        number = tirx.Var("tile", self.index)
-        across = -(-self.panels // tile.panels)
         down = tirx.floordiv(rows + self._int(tile.rows - 1), self._int(tile.rows))
-        row = self._first(tirx.floormod(number, down), tile.rows, rows)
-        panel = self._first(tirx.floordiv(number, down), tile.panels, self._int(self.panels))
-        at_row, at_panel = tirx.Var("row", self.index), tirx.Var("panel", self.index)
-        body = _sequence(
-            tirx.Bind(at_row, row), tirx.Bind(at_panel, panel), *self._tile(tile, at_row, at_panel)
-        )
-        kind = tirx.ForKind.PARALLEL
-        return tirx.For(number, self._int(0), down * self._int(across), kind, body)
+        across = self._int(-(-self.panels // tile.panels))
+        abreast = max(1, self.threads // tile.shares)
+
+        def made(across_at: Any, down_at: Any, down0: Any) -> Any:
+            row, panel = tirx.Var("row", self.index), tirx.Var("panel", self.index)
+            first_panel = self._first(across_at, tile.panels, self._int(self.panels))
+            return sequence(
+                [
+                    tirx.Bind(row, self._first(down_at, tile.rows, rows)),
+                    tirx.Bind(panel, first_panel),
+                    *self._tile(tile, row, panel, self._next(tile, across_at, (down_at, down0))),
+                ]
+            )
+
+        def share(task: Any) -> Any:
+            by_row = _share(down, task // abreast, tile.shares)
+            by_panel = _share(across, task % abreast, abreast)
+            return serial(*by_panel, lambda p: serial(*by_row, lambda r: made(p, r, by_row[0])))
+
+        tasks = tile.shares * abreast
+        return share(self._int(0)) if tasks == 1 else parallel(self._int(tasks), share)
+
+    def _next(self, tile, across_at, down_at):
+        from tvm import tirx
+        d = down_at[0] - down_at[1]
+        n = (across_at + 1) * tile.panels + d
+        return tirx.min(n, self._int(self.panels - 1)), tirx.Select(d < tile.panels, self._int(self.product.steps), self._int(0))
 
     def _first(self, tile: Any, size: int, extent: Any) -> Any:
         """Where a tile begins along an axis."""
@@ -78,37 +101,54 @@ class Kernel:
         whole = isinstance(extent, tirx.IntImm) and int(extent) % size == 0
         return tile * size if whole else tirx.min(tile * size, extent - size)
 
-    def _tile(self, tile: Tile, row: Any, panel: Any) -> list[Any]:
+    def _tile(self, tile: Tile, row: Any, panel: Any, ahead: Any) -> list[Any]:
+        """One tile: its sums, and the stages on them."""
         from tvm import tirx
 
-        sums = tirx.decl_buffer(
-            (tile.rows * tile.panels * self.dot.lanes,), "int32", name="tile_sums", scope="local"
-        )
+        sums = [
+            tirx.decl_buffer((size,), "int32", name="tile_sums", scope="local")
+            for size in self._sizes(tile)
+        ]
         zeros = tirx.Broadcast(tirx.const(0, "int32"), self.dot.lanes)
-        places = [(r, c) for r in range(tile.rows) for c in range(tile.panels)]
-        start = [tirx.BufferStore(sums, zeros, [self._register(tile, r, c)]) for r, c in places]
-        k = tirx.Var("k", self.index)
-        step = _sequence(*self._step(tile, sums, row, panel, k))
-        walk = tirx.For(k, self._int(0), self._int(self.product.steps), tirx.ForKind.SERIAL, step)
-        return [tirx.AllocBuffer(sums), *start, walk, self._finish(tile, sums, row, panel)]
+        start = []
+        for buffer in sums:
+            for offset in range(0, int(buffer.shape[0]), self.dot.lanes):
+                start.append(tirx.BufferStore(buffer, zeros, [self._register(offset)]))
+        walk = serial(
+            self._int(0),
+            self._int(self.product.steps),
+            lambda k: sequence(self._step(tile, sums, row, panel, k)),
+        )
+        pre = [serial(self._int(0), ahead[1], lambda k: self._ahead(ahead[0], k)[0])] if PREFETCH else []
+        return [*pre, *map(tirx.AllocBuffer, sums), *start, walk, *self._finish(tile, sums, row, panel)]
 
-    def _register(self, tile: Tile, row: Any, panel: int) -> Any:
-        """Where the sums of a row and a panel of the tile are."""
+    def _ahead(self, panel: Any, k: Any) -> list[Any]:
+        if not PREFETCH:
+            return []
+        from tvm import ir, tirx
+        from tvm.tirx.op import address_of
+        line = tirx.BufferLoad(self.product.panels, [panel, k, self._int(0), self._int(0)])
+        arguments = [address_of(line), *(tirx.const(n, "int32") for n in (0, 2, 1))]
+        return [tirx.Evaluate(ir.Call(ir.Op.get("tirx.prefetch"), arguments, ret_ty=ir.PrimType("void") if 0 else "void"))]
+
+    def _sizes(self, tile: Tile) -> list[int]:
+        """Elements of the buffers of sums: one per row, or one for all rows.
+
+        What LLVM can keep in registers until the stages have read it has to be in small buffers.
+        """
+        row = tile.panels * self.dot.lanes
+        return [row * tile.rows] if self.is_long else [row] * tile.rows
+
+    def _register(self, offset: int) -> Any:
         from tvm import tirx
 
-        return tirx.Ramp(self._place(tile, row, panel), self._int(1), self.dot.lanes)
+        return tirx.Ramp(self._int(offset), self._int(1), self.dot.lanes)
 
-    def _place(self, tile: Tile, row: Any, panel: int) -> Any:
-        if isinstance(row, int):
-            return self._int((row * tile.panels + panel) * self.dot.lanes)
-        return (row * tile.panels + panel) * self.dot.lanes
-
-    def _step(self, tile: Tile, sums: Any, row: Any, panel: Any, k: Any) -> list[Any]:
+    def _step(self, tile: Tile, sums: list[Any], row: Any, panel: Any, k: Any) -> list[Any]:
         """One group of four along k, for every row and panel of the tile."""
         from tvm import tirx
 
-        width = f"int8x{GROUP * self.dot.lanes}"
-        zero = self._int(0)
+        width, zero = f"int8x{GROUP * self.dot.lanes}", self._int(0)
         weights = [
             self.product.panels.vload([panel + c, k, zero, zero], width) for c in range(tile.panels)
         ]
@@ -116,29 +156,38 @@ class Kernel:
         for r in range(tile.rows):
             codes = self.product.codes.vload([*self.at(row + r), k * GROUP], f"uint8x{GROUP}")
             for c, weight in enumerate(weights):
-                place = self._register(tile, r, c)
-                before = tirx.BufferLoad(sums, [place])
-                stores.append(
-                    tirx.BufferStore(sums, self.dot.step(before, codes, weight), [place])
-                )
+                buffer, offset = self._place(tile, sums, r, c)
+                at = [self._register(offset)]
+                after = self.dot.step(tirx.BufferLoad(buffer, at), codes, weight)
+                stores.append(tirx.BufferStore(buffer, after, at))
         return stores
 
-    def _finish(self, tile: Tile, sums: Any, row: Any, panel: Any) -> Any:
+    def _place(self, tile: Tile, sums: list[Any], row: Any, panel: int) -> tuple[Any, Any]:
+        """The buffer of the sums of a row and a panel, and where they begin in it."""
+        if len(sums) > 1:
+            return sums[row], panel * self.dot.lanes
+        return sums[0], (row * tile.panels + panel) * self.dot.lanes
+
+    def _finish(self, tile: Tile, sums: list[Any], row: Any, panel: Any) -> list[Any]:
         """The stages on every element of the tile."""
+        if not self.is_long:
+            rows = [self._finish_row(tile, sums, row, panel, r) for r in range(tile.rows)]
+            return [statement for statements in rows for statement in statements]
+        start, stop = self._int(0), self._int(tile.rows)
+        return [serial(start, stop, lambda r: sequence(self._finish_row(tile, sums, row, panel, r)))]
+
+    def _finish_row(self, tile: Tile, sums: list[Any], row: Any, panel: Any, r: Any) -> list[Any]:
         from tvm import tirx
 
         kind = tirx.ForKind.VECTORIZED if self.in_vectors else tirx.ForKind.SERIAL
-        r = tirx.Var("r", self.index)
         loops = []
         for c in range(tile.panels):
             lane = tirx.Var("lane", self.index)
-            start = self._start(panel + c)
-            total = tirx.BufferLoad(sums, [self._place(tile, r, c) + lane])
-            body = _sequence(*self._element([*self.at(row + r), start + lane], total))
-            extent = self._int(self.dot.lanes)
-            loops.append(tirx.For(lane, self._int(0), extent, kind, body))
-        extent = self._int(tile.rows)
-        return tirx.For(r, self._int(0), extent, tirx.ForKind.SERIAL, _sequence(*loops))
+            buffer, offset = self._place(tile, sums, r, c)
+            place = [*self.at(row + r), self._start(panel + c) + lane]
+            body = sequence(self._element(place, tirx.BufferLoad(buffer, [lane + offset])))
+            loops.append(tirx.For(lane, self._int(0), self._int(self.dot.lanes), kind, body))
+        return loops
 
     def _start(self, panel: Any) -> Any:
         """The first column of a panel."""
@@ -185,6 +234,11 @@ class Kernel:
         return tirx.const(number, self.index)
 
 
+def _share(count: Any, part: Any, parts: int) -> tuple[Any, Any]:
+    """The bounds of one of several equal parts of 0 .. count."""
+    return count * part // parts, count * (part + 1) // parts
+
+
 def substituted(
     value: Any, variables: Sequence[tuple[Any, Any]], buffers: Sequence[tuple[Any, Any]]
 ) -> Any:
@@ -209,12 +263,6 @@ def scheduled(function: "tvm.tirx.PrimFunc") -> "tvm.s_tir.Schedule":
     root = s_tir.SBlock([], [], [], "root", function.body)
     made = function.with_body(s_tir.SBlockRealize([], True, root))
     return s_tir.Schedule(tvm.IRModule({"main": made}))
-
-
-def _sequence(*statements: Any) -> Any:
-    from tvm import tirx
-
-    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
 
 
 def _is_one(extent: Any) -> bool:

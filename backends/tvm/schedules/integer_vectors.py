@@ -35,13 +35,29 @@ def with_round(value: Any) -> Any:
 
 def are_vectorised(values: Sequence[Any]) -> bool:
     """Whether every call in these expressions stays in a vector, after `with_round` and `expand`."""
+    return all(_is_vectorised(call) for call in _calls(values))
+
+
+def calls_functions(values: Sequence[Any]) -> bool:
+    """Whether these expressions call a function that takes many instructions."""
+    return any(_is_spelled(call) for call in _calls(values))
+
+
+def _calls(values: Sequence[Any]) -> list[Any]:
     import tvm_ffi
     from tvm import ir
 
-    calls: list[Any] = []
+    found: list[Any] = []
     for value in values:
-        tvm_ffi.structural_walk(with_round(value), (ir.Call, calls.append))
-    return all(_is_vectorised(call) for call in calls)
+        tvm_ffi.structural_walk(with_round(value), (ir.Call, found.append))
+    return found
+
+
+def _is_spelled(call: Any) -> bool:
+    from tvm import ir
+
+    name = call.op.name.removeprefix("tirx.") if isinstance(call.op, ir.Op) else ""
+    return name in SPELLINGS and str(call.ty) == "float32"
 
 
 def _is_vectorised(call: Any) -> bool:
@@ -50,6 +66,6 @@ def _is_vectorised(call: Any) -> bool:
     if not isinstance(call.op, ir.Op):
         return False
     name = call.op.name.removeprefix("tirx.")
-    if name in BITWISE or (name in SPELLINGS and str(call.ty) == "float32"):
+    if name in BITWISE or _is_spelled(call):
         return True
     return bool(call.op.has_attr("TVectorizable") and call.op.get_attr("TVectorizable"))

@@ -79,7 +79,15 @@ def local(shape: Sequence[Expr], dtype: str, name: str) -> Any:
 
 
 def allocate(buffers: Sequence[Any]) -> list[Stmt]:
-    """Allocate buffers for what follows in the same sequence."""
-    from tvm import tirx
+    """Allocate buffers for what follows in the same sequence.
 
-    return [tirx.AllocBuffer(buffer) for buffer in buffers]
+    The mention of the memory as a whole, which does nothing, keeps TVM from working out a smaller
+    extent: where extents are symbolic it can fail at that, dividing by one that it takes for 0.
+    """
+    from tvm import tirx
+    from tvm.tirx.buffer import buffer_data
+
+    statements: list[Stmt] = []
+    for buffer in buffers:
+        statements += [tirx.AllocBuffer(buffer), tirx.Evaluate(buffer_data(buffer))]
+    return statements

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from ..machine import Machine
 from .matmul_form import Product, product_of
 from .matmul_nest import Nest
-from .matmul_operands import columns_of
+from .matmul_operands import with_columns
 from .matmul_stages import stage, with_direct_rows, with_rows_of_b
 
 if TYPE_CHECKING:
@@ -20,12 +20,10 @@ def matmul(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.Schedu
     product = product_of(function)
     if product is None:
         return None
-    product, copies = with_direct_rows(product)
-    columns = columns_of(product, machine)
-    if columns.staged is None:
-        product = with_rows_of_b(product)
-    nest = Nest(product, columns, machine).statement()
-    return s_tir.Schedule(_kernel(product, machine, [*copies, nest]))
+    product, rows = with_direct_rows(product)
+    product, columns, registers = with_columns(product, machine)
+    nest = Nest(with_rows_of_b(product), columns, machine).statement()
+    return s_tir.Schedule(_kernel(product, machine, [*rows, *registers, nest]))
 
 
 def _kernel(product: Product, machine: Machine, body: "list[tirx.Stmt]") -> "tvm.tirx.PrimFunc":

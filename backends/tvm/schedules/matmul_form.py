@@ -7,9 +7,9 @@ that writes the output, so that what is left is
     C[batch, m, n] = Σ_k a(batch, m, k)·b(batch, k, n)
     output[..] = write(C, batch, m, n)
 
-over axes batch, m, n, k: `a` does not know n, and `b` does not know m (but see `rows_of_b`). Blocks that compute an
-operand run before; a block that cannot be turned into `write` (its output has more elements than C)
-runs after.
+over axes batch, m, n, k: `a` does not know n, and `b` does not know m (but see `with_rows_of_b`).
+Blocks that compute an operand run before; a block that cannot be turned into `write` (its output
+has more elements than C) runs after.
 """
 
 from collections.abc import Sequence

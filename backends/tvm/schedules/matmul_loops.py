@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tvm import ir, tirx
 
+    from .matmul_form import Axis
+
 Body = "Callable[[tirx.Var], tirx.Stmt]"
 
 
@@ -91,6 +93,39 @@ def variables(node: Any) -> "set[ir.Var]":
     found: set[Var] = set()
     tvm_ffi.structural_walk(node, (Var, lambda var: found.add(var)))
     return found
+
+
+def shared(axes: "Sequence[Axis]", body: "Callable[[dict[ir.Var, Any]], tirx.Stmt]") -> "tirx.Stmt":
+    """A statement for all points of some axes, joined into one loop that the threads share.
+
+    Args:
+        axes: the last is the fastest.
+        body: from what each axis's variable is at a point to the statement there.
+    """
+    from tvm import tirx
+
+    if not axes:
+        return body({})
+    total = axes[0].extent
+    for axis in axes[1:]:
+        total = total * axis.extent
+
+    def point(rest: Any) -> "tirx.Stmt":
+        places: dict[Any, Any] = {}
+        for axis in reversed(axes[1:]):
+            places[axis.var] = tirx.floormod(rest, axis.extent)
+            rest = tirx.floordiv(rest, axis.extent)
+        return body({axes[0].var: rest, **places})
+
+    return parallel(total, point)
+
+
+def flat(load: "ir.TensorLoad") -> Any:
+    """Position of an element in its buffer."""
+    position: Any = None
+    for index, extent in zip(load.indices, load.source.shape, strict=True):
+        position = index if position is None else position * extent + index
+    return position
 
 
 def _loop(

@@ -10,9 +10,6 @@ Rows: the last tile begins early enough to end with the last row, so some rows a
 tiles of several heights, the last of them one row high. Columns go by whole registers; those left
 over by the tile's width get a narrower tile, and the columns of a last, partly filled register are
 written one by one. The output is never an operand (`tirx.noalias`), so writing twice is sound.
-
-b is read as it is where the columns of one register are neighbours, as in a packed weight;
-otherwise each task first copies its columns of b, for all k, to a buffer of its own.
 """
 
 from dataclasses import dataclass
@@ -70,25 +67,18 @@ class Nest:
     def _tiled(self, tile: Tile) -> "tirx.Stmt":
         """All tasks, with tiles of this size; there are at least as many rows as it has."""
         rows = self.product.m.extent
-        down = -(-rows.value // tile.rows) if hasattr(rows, "value") else _ceil(rows, tile.rows)
-        if self.columns.staged is None:
-            return self._shared(tile, down, 1)
-        return self._shared(tile, 1, down)
-
-    def _shared(self, tile: Tile, tasks: Any, each: Any) -> "tirx.Stmt":
-        """Tasks of `each` tiles below one another, `tasks` of them to a group of columns."""
+        down = _ceil(rows.value if hasattr(rows, "value") else rows, tile.rows)
         groups = _ceil(self.columns.count, tile.registers)
-        total = groups * tasks
+        total = groups * down
         for axis in self.product.batch:
             total = total * axis.extent
 
         def task(var: "ir.Var") -> "tirx.Stmt":
-            rest, above = _divmod(var, tasks)
+            rest, number = _divmod(var, down)
             rest, group = _divmod(rest, groups)
-            return substitute(self._group(tile, group, above, each), self._batch(rest))
+            return substitute(self._group(tile, group, self._row(tile, number)), self._batch(rest))
 
-        shared = serial if self._is_small() else parallel
-        return shared(total, task)
+        return (serial if self._is_small() else parallel)(total, task)
 
     def _batch(self, rest: Any) -> dict[Any, Any]:
         """Where along the batch axes a task is."""
@@ -97,33 +87,19 @@ class Nest:
             rest, places[axis.var] = _divmod(rest, axis.extent)
         return places
 
-    def _group(self, tile: Tile, group: Any, above: Any, each: Any) -> "tirx.Stmt":
-        """The tiles of one task, with as many registers of columns as are left at the edge."""
+    def _group(self, tile: Tile, group: Any, row: Any) -> "tirx.Stmt":
+        """One tile, with as many registers of columns as are left at the edge."""
         count = self.columns.count
         left = count % tile.registers if isinstance(count, int) else 0
+        first = group * tile.registers
 
         def wide(registers: int) -> "tirx.Stmt":
-            return self._column(Tile(tile.rows, registers), group * tile.registers, above, each)
+            return self._at(Place(row, first, Tile(tile.rows, registers)))
 
-        if not left:
-            return wide(tile.registers)
-        if count < tile.registers:
-            return wide(left)
-        return either(
-            group < count // tile.registers, lambda: wide(tile.registers), lambda: wide(left)
-        )
-
-    def _column(self, tile: Tile, register: Any, above: Any, each: Any) -> "tirx.Stmt":
-        from tvm import tirx
-
-        columns = self.columns.staged
-        if columns is None:
-            return self._at(Place(self._row(tile, above), register, tile), None)
-        buffers, copy = columns(register, tile.registers)
-        tiles = serial(
-            each, lambda i: self._at(Place(self._row(tile, i), register, tile), buffers[0]), "tile"
-        )
-        return block("columns", tirx.SeqStmt([copy, tiles]), buffers)
+        if not left or count < tile.registers:
+            return wide(left or tile.registers)
+        whole = group < count // tile.registers
+        return either(whole, lambda: wide(tile.registers), lambda: wide(left))
 
     def _row(self, tile: Tile, number: Any) -> Any:
         """First row of a tile: the last one ends with the last row."""
@@ -134,7 +110,7 @@ class Nest:
             return number * tile.rows
         return tirx.min(number * tile.rows, rows - tile.rows)
 
-    def _at(self, place: Place, buffer: Any) -> "tirx.Stmt":
+    def _at(self, place: Place) -> "tirx.Stmt":
         """One tile: zero the sums, add up, write.
 
         The sums stay in registers only if nothing indexes them by a loop's variable. So they are
@@ -149,7 +125,7 @@ class Nest:
         )
         zero = tirx.const(0, self.product.dtype)
         start = self._all(place.tile, lambda i, v, lane, at: tirx.BufferStore(sums, zero, [at]))
-        along = self._along(place.tile, lambda k: self._step(place, sums, buffer, k))
+        along = self._along(place.tile, lambda k: self._step(place, sums, k))
         if self.brief:
             write = self._write(place, sums, unrolled)
             return block("tile", tirx.SeqStmt([start, along, write]), [sums])
@@ -173,7 +149,7 @@ class Nest:
         work = getattr(extent, "value", UNROLLED) * tile.rows * tile.registers
         return (unrolled if work <= UNROLLED else serial)(extent, step, "k")
 
-    def _step(self, place: Place, sums: Any, buffer: Any, k: Any) -> "tirx.Stmt":
+    def _step(self, place: Place, sums: Any, k: Any) -> "tirx.Stmt":
         """sums[i, v] += a[row + i, k]·b[k, column + v]."""
         from tvm import tirx
 
@@ -181,18 +157,15 @@ class Nest:
 
         def add(i: Any, v: Any, lane: Any, at: Any) -> "tirx.Stmt":
             a = substitute(product.a, {product.m.var: place.row + i, product.k.var: k})
-            if buffer is None:
-                column = self.columns.start(place.register + v) + lane
-                places = {product.n.var: column, product.k.var: k, product.m.var: place.row + i}
-                b = substitute(product.b, places)
-            else:
-                b = tirx.BufferLoad(buffer, [k, v * self.lanes + lane])
+            column = self.columns.start(place.register + v) + lane
+            places = {product.n.var: column, product.k.var: k, product.m.var: place.row + i}
+            b = substitute(product.b, places)
             return tirx.BufferStore(sums, tirx.BufferLoad(sums, [at]) + a * b, [at])
 
         return self._all(place.tile, add)
 
     def _write(self, place: Place, done: Any, down: Any) -> "tirx.Stmt":
-        """The output's elements of one tile, from the sums in `done`, row by row in a loop `down`."""
+        """The output's elements of one tile, from the sums in `done`, in a loop `down` the rows."""
         width = self.columns.width
 
         def row(i: Any, v: Any) -> "tirx.Stmt":

@@ -1,18 +1,17 @@
-"""How a product reads its operands: in place, or through a copy that suits the loops."""
+"""How a product reads b: in place, or from a copy whose registers of columns are neighbours."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
-from .matmul_form import Product
-from .matmul_loops import loads, serial, substitute, variables
+from .matmul_form import Axis, Product
+from .matmul_loops import flat, loads, serial, shared, substitute, variables
 
 if TYPE_CHECKING:
-    from tvm import ir, tirx
+    from tvm import tirx
 
 BITS = {"float64": 64, "int64": 64, "float16": 16, "bfloat16": 16, "int8": 8, "uint8": 8}
-
 NARROWEST = 4
 """Lanes of the narrowest register, which serves rows shorter than the widest."""
 
@@ -27,7 +26,6 @@ class Columns:
         width: columns, an expression.
         start: first column of a register.
         whole: whether all lanes of the register that starts at a column are columns.
-        staged: copies the columns of some registers for all k; None where b is read in place.
     """
 
     lanes: int
@@ -35,15 +33,14 @@ class Columns:
     width: Any
     start: Callable[[Any], Any]
     whole: Callable[[Any], Any]
-    staged: "Callable[[Any, int], tuple[list[ir.Var], tirx.Stmt]] | None"
 
 
-def columns_of(product: Product, machine: Machine) -> Columns:
-    """The way to read b.
+def with_columns(product: Product, machine: Machine) -> "tuple[Product, Columns, list[tirx.Stmt]]":
+    """The product, the way to read its b, and what to run first.
 
     In place and overlapping: neighbours everywhere, so the last register begins early enough to
     end with the last column. In place and padded: neighbours from multiples of `lanes` on, and the
-    buffer has room for whole registers. Else through a copy.
+    buffer has room for whole registers. Else from a copy, which is padded.
     """
     from tvm import tirx
 
@@ -53,6 +50,7 @@ def columns_of(product: Product, machine: Machine) -> Columns:
     while known and lanes > max(known, NARROWEST) and _neighbours(product, 2, aligned=False):
         lanes //= 2
     count: Any = -(-known // lanes) if known else tirx.floordiv(width + (lanes - 1), lanes)
+    fits = bool(known) and known % lanes == 0
 
     def plain(register: Any) -> Any:
         return register * lanes
@@ -66,76 +64,85 @@ def columns_of(product: Product, machine: Machine) -> Columns:
     def inside(start: Any) -> Any:
         return start + lanes <= width
 
-    if known and known % lanes == 0 and _neighbours(product, lanes, aligned=True):
-        return Columns(lanes, count, width, plain, always, None)
+    padded = Columns(lanes, count, width, plain, always if fits else inside)
+    if fits and _neighbours(product, lanes, aligned=True):
+        return product, padded, []
     if known and known > lanes and _neighbours(product, lanes, aligned=False):
-        return Columns(lanes, count, width, early, always, None)
+        return product, replace(padded, start=early, whole=always), []
     if known and _neighbours(product, lanes, aligned=True) and _room(product, count * lanes):
-        return Columns(lanes, count, width, plain, inside, None)
-    whole = always if known and known % lanes == 0 else inside
-    return Columns(lanes, count, width, plain, whole, _Stage(product, lanes))
+        return product, padded, []
+    copied, copy = _copied(product, lanes, count)
+    return copied, padded, [copy]
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """Copies columns of b to a buffer [k, columns]; lanes beyond the last column repeat it.
+def _copied(product: Product, lanes: int, count: Any) -> "tuple[Product, tirx.Stmt]":
+    """The product with b in registers of columns, [batch, count, k, lanes].
 
-    Where columns lie at uneven places (the pixels of an image under a kernel), each column's place
+    Lanes beyond the last column repeat it.
+    """
+    from tvm import tirx
+
+    found = variables(product.b)
+    axes = [axis for axis in product.batch if axis.var in found]
+    index = product.index
+    number = tirx.Var("register", index)
+    extent = tirx.const(count, index) if isinstance(count, int) else count
+    shape = [*(axis.extent for axis in axes), extent, product.k.extent, tirx.const(lanes, index)]
+    buffer = tirx.decl_buffer(shape, product.dtype, "columns")
+    batch = [axis.var for axis in axes]
+    n, k = product.n.var, product.k.var
+    copy = shared([*axes, Axis(number, extent)], _register(product, buffer, batch, number, lanes))
+    at = [*batch, tirx.floordiv(n, lanes), k, tirx.floormod(n, lanes)]
+    read = tirx.BufferLoad(buffer, at)
+    return replace(product, b=read, buffers=(*product.buffers, buffer)), copy
+
+
+def _register(
+    product: Product, buffer: Any, batch: list[Any], number: Any, lanes: int
+) -> "Callable[[dict[Any, Any]], tirx.Stmt]":
+    """Copies one register of columns for all k.
+
+    Where columns lie at uneven places (the pixels of an image under a kernel), each one's place
     relative to the first is looked up in a table, which is the same for all k.
     """
+    from tvm import tirx
 
-    product: Product
-    lanes: int
+    from .matmul_loops import block
 
-    def __call__(self, register: Any, registers: int) -> "tuple[list[ir.Var], tirx.Stmt]":
-        from tvm import tirx
+    size = tirx.const(lanes, product.index)
 
-        product = self.product
-        size = tirx.const(registers * self.lanes, product.index)
-        buffer = tirx.decl_buffer([product.k.extent, size], product.dtype, "columns")
-        first = register * self.lanes
-        if not _uneven(product):
-            copy = self._copy(buffer, size, lambda j: self._b(first + j))
-            return [buffer], copy
-        table = tirx.decl_buffer([size], product.index, "places")
-        value = _load(product)
-        start = tirx.min(first, product.n.extent - 1)
+    def column(lane: Any) -> Any:
+        return tirx.min(number * lanes + lane, product.n.extent - 1)
 
-        def place(j: Any) -> Any:
-            column = tirx.min(first + j, product.n.extent - 1)
-            zero = tirx.const(0, product.index)
-            at = [
-                substitute(flat(value), {product.n.var: n, product.k.var: zero})
-                for n in (column, start)
-            ]
-            return at[0] - at[1]
+    def elements(value: Callable[[Any], Any]) -> "tirx.Stmt":
+        def element(k: Any, lane: Any) -> "tirx.Stmt":
+            here = substitute(value(lane), {product.k.var: k})
+            return tirx.BufferStore(buffer, here, [*batch, number, k, lane])
 
-        fill = serial(size, lambda j: tirx.BufferStore(table, place(j), [j]))
-        *outer, last = (substitute(i, {product.n.var: start}) for i in value.indices)
-        copy = self._copy(
-            buffer,
-            size,
-            lambda j: tirx.BufferLoad(
-                value.source, [*outer, last + tirx.BufferLoad(table, [j])]
-            ).astype(product.dtype),
+        return serial(product.k.extent, lambda k: serial(size, lambda lane: element(k, lane)), "k")
+
+    def plain(lane: Any) -> Any:
+        return substitute(product.b, {product.n.var: column(lane)})
+
+    if not _uneven(product):
+        return lambda places: substitute(elements(plain), places)
+    load, first = _load(product), column(tirx.const(0, product.index))
+    table = tirx.decl_buffer([size], product.index, "places", scope="local")
+    *outer, last = (substitute(i, {product.n.var: first}) for i in load.indices)
+
+    def place(lane: Any) -> "tirx.Stmt":
+        zero = {product.k.var: tirx.const(0, product.index)}
+        here, start = (
+            substitute(flat(load), {**zero, product.n.var: n}) for n in (column(lane), first)
         )
-        return [buffer, table], tirx.SeqStmt([fill, copy])
+        return tirx.BufferStore(table, here - start, [lane])
 
-    def _b(self, column: Any) -> Any:
-        from tvm import tirx
+    def looked_up(lane: Any) -> Any:
+        moved = [*outer, last + tirx.BufferLoad(table, [lane])]
+        return tirx.BufferLoad(load.source, moved).astype(product.dtype)
 
-        clamped = tirx.min(column, self.product.n.extent - 1)
-        return substitute(self.product.b, {self.product.n.var: clamped})
-
-    def _copy(self, buffer: Any, size: Any, value: Callable[[Any], Any]) -> "tirx.Stmt":
-        from tvm import tirx
-
-        product = self.product
-
-        def element(k: Any, j: Any) -> "tirx.Stmt":
-            return tirx.BufferStore(buffer, substitute(value(j), {product.k.var: k}), [k, j])
-
-        return serial(product.k.extent, lambda k: serial(size, lambda j: element(k, j)), "k")
+    body = tirx.SeqStmt([serial(size, place), elements(looked_up)])
+    return lambda places: substitute(block("register", body, [table]), places)
 
 
 def _load(product: Product) -> Any:
@@ -163,9 +170,8 @@ def _neighbours(product: Product, lanes: int, *, aligned: bool) -> bool:
     """Whether b's elements of `lanes` columns are neighbours, from any column or multiples on."""
     from tvm import ir, sym, tirx
 
-    found = loads(product.b)
     value = _load(product)
-    if len(found) != 1 or not isinstance(value, ir.TensorLoad):
+    if len(loads(product.b)) != 1 or not isinstance(value, ir.TensorLoad):
         return False
     first, lane = (tirx.Var(name, product.index) for name in ("first", "lane"))
     analyzer = sym.Analyzer()
@@ -184,19 +190,10 @@ def _room(product: Product, columns: int) -> bool:
 
     (load,) = loads(product.b)
     analyzer = sym.Analyzer()
-    analyzer.bind(product.k.var, ir.Range(0, product.k.extent))
-    for axis in product.batch:
+    for axis in (product.k, *product.batch):
         analyzer.bind(axis.var, ir.Range(0, axis.extent))
     last = {product.n.var: tirx.const(columns - 1, product.index)}
     return all(
         analyzer.can_prove(substitute(index, last) < extent)
         for index, extent in zip(load.indices, load.source.shape, strict=True)
     )
-
-
-def flat(load: "ir.TensorLoad") -> Any:
-    """Position of an element in its buffer."""
-    position: Any = None
-    for index, extent in zip(load.indices, load.source.shape, strict=True):
-        position = index if position is None else position * extent + index
-    return position

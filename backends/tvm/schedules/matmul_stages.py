@@ -5,8 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
 from .matmul_form import Axis, Product, dtype_of, is_one
-from .matmul_loops import block, calls, in_parts, parallel, serial, substitute, variables, vectorized
-from .matmul_operands import BITS, flat
+from .matmul_loops import (
+    block,
+    calls,
+    flat,
+    in_parts,
+    serial,
+    shared,
+    substitute,
+    variables,
+    vectorized,
+)
+from .matmul_operands import BITS
 
 if TYPE_CHECKING:
     from tvm import s_tir, tirx
@@ -23,10 +33,12 @@ def stage(made: "s_tir.SBlock", machine: Machine) -> "tirx.Stmt":
     lanes = machine.lanes(BITS.get(str(made.body.buffer.dtype), 32))
     even = isinstance(last.extent, tirx.IntImm) and last.extent.value % lanes == 0
     fits = even and not calls(made.body)
+    known = all(isinstance(axis.extent, tirx.IntImm) for axis in axes)
+    loop = in_parts if known else serial  # TVM cuts no loops between open extents
 
     def inner(places: dict[Any, Any]) -> "tirx.Stmt":
         if not fits:
-            return in_parts(last.extent, lambda j: substitute(made.body, {**places, last.var: j}))
+            return loop(last.extent, lambda j: substitute(made.body, {**places, last.var: j}))
         return serial(
             last.extent // lanes,
             lambda j: vectorized(
@@ -35,7 +47,7 @@ def stage(made: "s_tir.SBlock", machine: Machine) -> "tirx.Stmt":
             ),
         )
 
-    return _shared(outer, inner)
+    return shared(outer, inner)
 
 
 def with_direct_rows(product: Product) -> "tuple[Product, list[tirx.Stmt]]":
@@ -87,7 +99,7 @@ def _copied(product: Product) -> "tuple[Product, list[tirx.Stmt]]":
 
         return serial(product.k.extent, at)
 
-    copy = block("rows", _shared(axes[:-1], inner))
+    copy = block("rows", shared(axes[:-1], inner))
     direct = tirx.BufferLoad(buffer, indices)
     return replace(product, a=direct, buffers=(*product.buffers, buffer)), [copy]
 
@@ -121,25 +133,3 @@ def _even_part(load: Any, k: Axis) -> int:
             if _even(moved, rest, size):
                 return size
     return 0
-
-
-def _shared(outer: list[Axis], inner: Any) -> "tirx.Stmt":
-    """Loops over the axes joined into one, which the threads share."""
-    from tvm import tirx
-
-    if not outer:
-        return inner({})
-    total: Any = 1
-    for axis in outer:
-        total = axis.extent if isinstance(total, int) else total * axis.extent
-
-    def body(var: Any) -> "tirx.Stmt":
-        places: dict[Any, Any] = {}
-        rest = var
-        for axis in reversed(outer[1:]):
-            places[axis.var] = tirx.floormod(rest, axis.extent)
-            rest = tirx.floordiv(rest, axis.extent)
-        places[outer[0].var] = rest
-        return inner(places)
-
-    return parallel(total, body)

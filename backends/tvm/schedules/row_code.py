@@ -100,7 +100,7 @@ class RowCode:
         dtype = str(stage.buffer.dtype)
         if dtype == "bool":
             return [], value
-        if not calls(value):
+        if not calls(value) and dtype != "bfloat16":  # which TVM turns into words later
             variable = tirx.Var("x", dtype)
             return [tirx.Bind(variable, value)], variable
         memory = self.scratch.setdefault(stage.buffer, local([width], dtype, "scratch"))

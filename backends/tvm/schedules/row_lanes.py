@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..machine import Machine
-from .loops import index, load, sequence, serial, store, vector
+from .loops import index, load, sequence, serial, vector
 from .row_code import RowCode
 from .row_plan import Pass, RowPlan
 from .stages import Loop, Stage, number_of, substituted

@@ -14,3 +14,5 @@ else:
 
 KERNEL = "passel.kernel"
 """Attribute of a kernel that one rule is made for: the name of the rule."""
+GROUPS = "passel.groups"
+"""Attribute of an attention kernel: the number of heads that keys and values have."""

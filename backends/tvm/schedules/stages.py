@@ -115,20 +115,23 @@ def with_loads(expression: Expr, replacement: Callable[[Expr], Expr]) -> Expr:
     return tvm_ffi.structural_map(expression, (ir.TensorLoad, replacement))
 
 
-def stages_of(function: "tvm.tirx.PrimFunc") -> list[Stage] | None:
-    """The stages of a kernel in order; None where a block is not of the form described."""
+def stages_of(function: "tvm.tirx.PrimFunc", *, ones: bool = False) -> list[Stage] | None:
+    """The stages of a kernel in order; None where a block is not of the form described.
+
+    `ones` keeps loops of extent 1.
+    """
     from tvm import s_tir, tirx
 
     root = function.body
     if not isinstance(root, s_tir.SBlockRealize) or root.block.match_buffers:
         return None
     body = root.block.body
-    found = [_stage(part) for part in (body if isinstance(body, tirx.SeqStmt) else [body])]
+    found = [_stage(part, ones) for part in (body if isinstance(body, tirx.SeqStmt) else [body])]
     stages = [stage for stage in found if stage is not None]
     return stages if len(stages) == len(found) else None
 
 
-def _stage(statement: Any) -> Stage | None:
+def _stage(statement: Any, ones: bool) -> Stage | None:
     from tvm import s_tir, tirx
 
     loops = []
@@ -142,16 +145,16 @@ def _stage(statement: Any) -> Stage | None:
     store = statement.block.body
     if not isinstance(store, tirx.BufferStore) or statement.block.alloc_buffers:
         return None
-    return _of_block(loops, statement, store)
+    return _of_block(loops, statement, store, ones)
 
 
-def _of_block(loops: list[Any], realize: Any, store: Any) -> Stage | None:
+def _of_block(loops: list[Any], realize: Any, store: Any, ones: bool) -> Stage | None:
     block = realize.block
     bound = {v.var: value for v, value in zip(block.iter_vars, realize.iter_values, strict=True)}
     reduced = [bound[v.var] for v in block.iter_vars if int(v.iter_type) == REDUCES]
     kept = []
     for loop in loops:
-        if number_of(loop.extent) == 1:
+        if number_of(loop.extent) == 1 and not ones:
             bound = {v: substituted(e, {loop.loop_var: loop.min}) for v, e in bound.items()}
         else:
             reduces = any(uses(value, loop.loop_var) for value in reduced)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .loops import as_index, index, parallel, sequence, serial
-from .stages import Loop, number_of, simplified
+from .stages import Loop, number_of, simplified, substituted
 
 SMALL = 8192
 """Elements that one thread handles in about the time that waking another takes."""
@@ -36,6 +36,15 @@ def unflattened(position: Expr, loops: Sequence[Loop]) -> dict[Any, Expr]:
     return found
 
 
+def unflattened_sizes(position: Expr, extents: Sequence[Expr | None]) -> list[Expr]:
+    """The same for extents without loops; the first one is not needed, and may be None."""
+    found: list[Expr] = []
+    for extent in reversed(extents[1:]):
+        found.insert(0, position % as_index(extent))
+        position = position // as_index(extent)
+    return [position, *found]
+
+
 def shared(
     count: Expr, work: Expr, threads: int, make: Callable[[Expr, Expr], Sequence[Stmt]]
 ) -> Stmt:
@@ -49,10 +58,23 @@ def shared(
     if threads == 1 or number_of(count) == 1 or (size is not None and size < SMALL):
         return sequence(make(index(0), count))
     spread = _spread(count, threads, make)
-    if size is not None:
+    if size is not None or _least(work) >= SMALL:
         return spread
     alone = sequence(make(index(0), count))
     return tirx.IfThenElse(work < index(SMALL), alone, spread)
+
+
+def _least(work: Expr) -> int:
+    """What symbolic work comes to where every extent is 1, the least that one can be.
+
+    A condition that never holds must not be written: TVM infers from it that an extent is 0.
+    """
+    import tvm_ffi
+    from tvm import ir
+
+    found: list[Any] = []
+    tvm_ffi.structural_walk(work, (ir.Var, found.append))
+    return number_of(simplified(substituted(work, {var: index(1) for var in found}))) or 0
 
 
 def _spread(

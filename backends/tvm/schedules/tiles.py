@@ -20,7 +20,7 @@ from ..machine import Machine
 from .decide import decide
 
 CHAIN = 8
-ROW = 0.05
+ROW = 0.12
 COLUMN = 0.25
 STREAMS = 6
 SPARE = 2
@@ -79,15 +79,20 @@ def _tiles(machine: Machine, rows: int) -> list[Tile]:
 def _cost(
     tile: Tile, counts: tuple[int, ...], columns: int, machine: Machine, repeats: int
 ) -> float:
-    """Cycles per row of the slowest thread, summed over row counts."""
+    """Cycles per row of the slowest thread, summed over row counts.
+
+    Tasks go down the rows first and are cut into equal numbers, one part for each thread; the
+    narrower ones of the last columns come last. So the first thread has most to do.
+    """
     whole, left = divmod(columns, tile.registers)
-    across = whole * _step(tile.rows, tile.registers) + (left and _step(tile.rows, left))
+    wide, narrow = _step(tile.rows, tile.registers), left and _step(tile.rows, left)
     total = 0.0
     for count in counts:
         down = -(-count // tile.rows)
-        tasks = down * (whole + bool(left)) * repeats
-        slowest = -(-tasks // machine.threads) * machine.threads / tasks
-        total += down * across * slowest / count
+        first = -(-down * (whole + bool(left)) * repeats // machine.threads)
+        slowest = min(first, down * whole) * wide + max(0, first - down * whole) * narrow
+        even = down * (whole * wide + narrow) * repeats / machine.threads
+        total += max(even, slowest if repeats == 1 else 0) / count
     return total
 
 

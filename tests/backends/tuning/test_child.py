@@ -36,7 +36,9 @@ def test_orders_and_answers(started):
 
 
 def test_a_long_answer(started):
-    one = started("import json, sys\nsys.stdin.readline()\nprint(json.dumps({'a': [0.1] * 100000}))")
+    one = started(
+        "import json, sys\nsys.stdin.readline()\nprint(json.dumps({'a': [0.1] * 100000}))"
+    )
     assert len(one.ask({}, 30)["a"]) == 100000
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
+from passel.backends.cache_folder import cache_folder
 from passel.backends.tuning import place
 from passel.backends.tuning.database import Database
-from passel.backends.tuning.place import cache_folder
 from passel.errors import BackendUnavailable, InvalidInput
 
 
@@ -26,9 +26,9 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: Any) -> None:
         "darwin": "Library/Caches/passel",
         "win32": "local/passel/Cache",
     }.items():
-        monkeypatch.setattr(place.sys, "platform", platform)
+        monkeypatch.setattr(sys, "platform", platform)
         assert cache_folder() == tmp_path / expected
-    monkeypatch.setattr(place.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
     assert cache_folder() == tmp_path / ".cache" / "passel"
 
@@ -39,7 +39,7 @@ def test_no_home(monkeypatch: Any) -> None:
 
     for name in ("PASSEL_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(place.Path, "home", nowhere)
+    monkeypatch.setattr(Path, "home", nowhere)
     with pytest.raises(InvalidInput, match="set PASSEL_CACHE"):
         cache_folder()
 

@@ -1,22 +1,24 @@
 """Small models of every kind that a GPU has to run: tests compile them, and run them emulated.
 
 Run as a program, this runs one model on the emulator and prints how far it is from torch:
-`python -P cuda_cases.py <case> <order>`.
+`python -P cuda_cases.py <case> barriers|without <order>...`.
 """
 
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from passel import models
 from passel.graph import Graph, fx
 from passel.models.mod import MoDViT, Routing
+from passel.models.transformer import MLP, Attention, Block
 from passel.passes.driver import run_passes
 from passel.passes.registry import resolve
-from torch import Tensor, nn
 
 Case = tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...]]
 """A model, inputs, and passes to run before those that every model gets."""
@@ -26,6 +28,11 @@ VIT = models.ViTConfig(image_size=16, patch_size=4, dim=48, depth=2, heads=2, cl
 GPT = models.GPTConfig(vocab=40, context=16, dim=32, depth=2, heads=2)
 NORMS = ("fold-constants", "canonicalize", "recenter", "fold-constants", "canonicalize")
 TOKENS = ("default",)
+
+
+def block() -> Case:
+    """One block, of a width and a number of tokens that no tile divides."""
+    return Block(36, Attention(36, 2), MLP(36, 60)), (torch.randn(2, 13, 36),), ()
 
 
 def vit() -> Case:
@@ -49,6 +56,7 @@ def mod_vit() -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
+    "block": block,
     "vit": vit,
     "rms-vit": rms_vit,
     "crms-vit": crms_vit,
@@ -68,20 +76,29 @@ def prepared(name: str) -> tuple[Graph, nn.Module, tuple[Tensor, ...]]:
     return graph, module, inputs
 
 
-def emulated(name: str, order: int) -> dict[str, float]:
-    """Largest error of a model on the emulator, and the largest output of torch."""
-    from cuda_emulator import emulate, keep_scheduled
+def emulated(name: str, orders: Sequence[int], *, barriers: bool = True) -> dict[str, object]:
+    """Largest error of a model on the emulator by order of threads, and the largest output."""
+    from cuda_emulator import emulate, keep_scheduled, set_order
+
     from passel.backends.tvm.cuda import build_cuda
 
     graph, module, inputs = prepared(name)
     kept = keep_scheduled()
-    built = build_cuda(graph, "sm_90")
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        (got,) = emulate(built, kept[0], Path(folder), order).run_tensors(inputs)
+    built = build_cuda(graph, "sm_90", check=False)
+    if not barriers:
+        built.source = built.source.replace("__syncthreads();", "")
+    errors = []
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         want = module(*inputs)
-    return {"error": float((got - want).abs().max()), "scale": float(want.abs().max())}
+        session = emulate(built, kept[0], Path(folder))
+        for order in orders:
+            set_order(order)
+            (got,) = session.run_tensors(inputs)
+            errors.append(float((got - want).abs().max()))
+    return {"errors": errors, "scale": float(want.abs().max()), "kernels": len(built.model.rules)}
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))  # for the emulator, which stands beside it
-    print(json.dumps(emulated(sys.argv[1], int(sys.argv[2]))))
+    case, barriers, *orders = sys.argv[1:]
+    print(json.dumps(emulated(case, [int(o) for o in orders], barriers=barriers == "barriers")))

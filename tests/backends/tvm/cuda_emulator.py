@@ -15,6 +15,7 @@ from typing import Any
 
 import tvm
 import tvm_ffi
+
 from passel.backends.tvm import cuda_jit, cuda_pipeline
 from passel.backends.tvm.cuda import CudaBuilt
 from passel.backends.tvm.cuda_launch import AXES, launches
@@ -27,8 +28,17 @@ SIGNATURE = re.compile(r"__global__ void __launch_bounds__\(\d+\) (\w+)\(([^)]*)
 SCALARS = {"int64_t": ctypes.c_int64, "long": ctypes.c_int64, "float": ctypes.c_float}
 
 
-def emulate(built: CudaBuilt, scheduled: Scheduled, folder: Path, order: int) -> CudaSession:
-    """A session of a freshly compiled model on the emulator; fibres run in this order."""
+_order = [0]
+"""In which order threads run: 0 forward, 1 backward, 2 shuffled."""
+
+
+def set_order(order: int) -> None:
+    """Let the threads of a block run in another order from now on."""
+    _order[0] = order
+
+
+def emulate(built: CudaBuilt, scheduled: Scheduled, folder: Path) -> CudaSession:
+    """A session of a freshly compiled model on the emulator."""
     functions = {
         var.name_hint: function
         for var, function in scheduled.module.functions_items()
@@ -37,7 +47,7 @@ def emulate(built: CudaBuilt, scheduled: Scheduled, folder: Path, order: int) ->
     axes = {one.kernel: one.axes for one in launches(functions, cuda_target(built.arch))}
     library = ctypes.CDLL(str(compiled(built.source, folder)))
     for name, types in kernels(built.source).items():
-        function = kernel(getattr(library, f"emulate_{name}"), types, axes[name], order)
+        function = kernel(getattr(library, f"emulate_{name}"), types, axes[name])
         tvm_ffi.register_global_func(name, function, override=True)
     forget_device_code(built.executable.mod)
     pretend_device(built.arch)
@@ -62,7 +72,8 @@ def compiled(source: str, folder: Path) -> Path:
 extern "C" void emulate_{name}(void** arguments, const int* n, int order) {{
   static void** given;
   given = arguments;
-  emulated::launch([] {{ {name}({arguments}); }}, {{n[0], n[1], n[2]}}, {{n[3], n[4], n[5]}}, order);
+  auto body = [] {{ {name}({arguments}); }};
+  emulated::launch(body, {{n[0], n[1], n[2]}}, {{n[3], n[4], n[5]}}, order);
 }}"""
     text, library = folder / "kernels.cpp", folder / "kernels.so"
     text.write_text(code)
@@ -71,14 +82,15 @@ extern "C" void emulate_{name}(void** arguments, const int* n, int order) {{
     return library
 
 
-def kernel(run: Any, types: Sequence[str], axes: Sequence[str], order: int) -> Any:
+def kernel(run: Any, types: Sequence[str], axes: Sequence[str]) -> Any:
     """What the host code calls: the kernel's arguments, then the extents of its launch."""
 
     def call(*values: Any) -> None:
         held = [c_value(kind, value) for kind, value in zip(types, values, strict=False)]
         pointers = (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held))
         extents = dict(zip(axes, values[len(types) :], strict=True))
-        run(pointers, (ctypes.c_int * len(AXES))(*(extents.get(axis, 1) for axis in AXES)), order)
+        counts = (ctypes.c_int * len(AXES))(*(extents.get(axis, 1) for axis in AXES))
+        run(pointers, counts, _order[0])
 
     return call
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-
 MACHINES = ("znver4", "haswell")
 
 

@@ -197,7 +197,7 @@ def test_tiles_fit_in_the_registers(mcpu, rows):
     machine = machine_of(mcpu, 2)
     dot = dot_of(machine)
     tile = tile_for(machine, dot, rows, 24, 96)
-    assert tile in candidates(dot, rows or 1000, 24)
+    assert tile in candidates(dot, rows or 1000, 24, 2)
     assert tile.rows * tile.panels + dot.operands(tile.panels) <= machine.registers
     assert tile.rows <= (rows or 1000)
 
