@@ -62,8 +62,8 @@ class Planned:
 
 def _captured(plan: Plan, subject: Subject) -> Captured:
     """The subject in the form that the plan's backend reads."""
-    onnx = plan.backend == "onnxruntime" or subject.program is None
-    model = subject.onnx if onnx else subject.program
+    exported = None if plan.backend == "onnxruntime" else subject.exported()
+    model = exported or subject.onnx
     assert model is not None
     signature = Signature([], [])
     return Captured("candidate", model, signature, subject.inputs if subject.real else None)

@@ -34,7 +34,6 @@ from .pipeline import Job, stage
 from .planned import planned_model
 from .tuned_report import tell
 
-
 ON_RANDOM = (
     "the error of quantized plans was measured on random inputs: give example inputs that are like "
     "the model's own"

@@ -91,12 +91,18 @@ class Book:
 
     def prepare(self) -> int:
         """Put lost trials and, in a new book, the start points in the queue; how many were lost."""
+        lost = self.recover()
+        with quiet():
+            for values in self.space.starts():
+                self.study.enqueue_trial(dict(values), skip_if_exists=True)
+        return lost
+
+    def recover(self) -> int:
+        """Put the trials of workers that were killed in the queue; how many there were."""
         with quiet():
             lost = [trial for trial in self._all("RUNNING") if self._is_dead(trial)]
             for trial in lost:
                 self._requeue(trial)
-            for values in self.space.starts():
-                self.study.enqueue_trial(dict(values), skip_if_exists=True)
         return len(lost)
 
     def _is_dead(self, trial: "FrozenTrial") -> bool:
@@ -125,6 +131,7 @@ class Book:
         """The next trial and its plan, signed by this worker."""
         with quiet():
             trial = self.study.ask()
+            trial.set_user_attr(WORK, {"worker": self.worker})
             plan = self.space.plan(lambda n, options: trial.suggest_categorical(n, options))
             trial.set_user_attr(WORK, {"worker": self.worker, "plan": plan.to_dict()})
         return trial, plan
@@ -182,7 +189,7 @@ class Book:
         return {
             Plan.from_dict(work["plan"]).digest
             for work in found
-            if work is not None and work["worker"] != self.worker
+            if work is not None and work["worker"] != self.worker and "plan" in work
         }
 
     def _all(self, *states: str) -> "list[FrozenTrial]":

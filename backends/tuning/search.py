@@ -15,6 +15,8 @@ from .standing import Clock, Limits, Progress, Standing
 
 REPEATS, TRIES = 3, 300
 """Known plans in a row before a new one is drawn at random; draws before there is none left."""
+RECOVER_SECONDS = 60.0
+"""How often to look for trials of workers that were killed."""
 CONFIRMED = 3
 """How many of the best plans get the chance to beat the baseline once more."""
 
@@ -71,7 +73,7 @@ class Search:
         self._progress = progress
         self._fallback = fallback
         self._random = random.Random(book.seed)
-        self._repeats = 0
+        self._repeats, self._recovered = 0, 0.0
         self.standing = Standing(objective, limits)
         self.notes: list[str] = []
 
@@ -135,6 +137,9 @@ class Search:
 
     def _turn(self) -> bool:
         """One trial; False where there is nothing left to try."""
+        if self._clock.seconds > self._recovered + RECOVER_SECONDS:
+            self._recovered = self._clock.seconds
+            self._book.recover()
         if self._repeats >= REPEATS and not self._queue_new():
             return False
         trial, plan = self._book.ask()

@@ -61,7 +61,7 @@ class Space:
 
     @property
     def baseline(self) -> Plan:
-        """Plain ONNX Runtime on the model as it came, or the first backend if that cannot run it."""
+        """Plain ONNX Runtime on the model as it came, or the first backend if there is none."""
         streams = self._streams(self.threads)
         if "onnxruntime" not in self.backends:
             backend = self.backends[0]

@@ -55,7 +55,7 @@ class Limits:
 
     @classmethod
     def of(cls, budget: "str | float | None", trials: int | None) -> Self:
-        """From what a caller gave: a budget as `seconds_of` reads it; 5 minutes where both are None.
+        """From what a caller gave: a budget as `seconds_of` reads it; 5 minutes if both are None.
 
         Raises:
             InvalidInput: no time, no trials, or text that says no time.

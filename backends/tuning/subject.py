@@ -6,7 +6,9 @@ it what a candidate is compared with: inputs, and what the original made of them
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from ...errors import InvalidInput
+from ...errors import InvalidInput, UnsupportedModel
 from ...graph.fx_tensor import to_numpy, to_torch
 from ...graph.onnx_io import read, write
 
@@ -35,6 +37,8 @@ class Subject:
         batches: inputs and what the original makes of them, those that are timed first.
         real: whether the first inputs are the user's own.
         max_error: relative error that a quantized candidate may have.
+        imports: modules that define types of the program's arguments and results.
+        stored: where the program waits to be read.
     """
 
     onnx: ir.Model | None
@@ -43,6 +47,8 @@ class Subject:
     batches: Sequence[tuple[Arrays, Arrays]]
     real: bool
     max_error: float | None = None
+    imports: Sequence[str] = ()
+    stored: Path | None = None
 
     @property
     def inputs(self) -> list[torch.Tensor]:
@@ -62,7 +68,13 @@ class Subject:
             if self.program is not None:
                 lost = self._write_program(folder / PROGRAM)
             torch.save(_each(self.batches, to_torch), folder / ARRAYS)
-            facts = {"target": self.target, "real": self.real, "max_error": self.max_error}
+            homes = _homes(self.program)
+            facts = {
+                "imports": homes,
+                "target": self.target,
+                "real": self.real,
+                "max_error": self.max_error,
+            }
             (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         except OSError as error:
             raise InvalidInput(
@@ -85,12 +97,42 @@ class Subject:
 
     @classmethod
     def read(cls, folder: Path) -> "Subject":
-        """What `write` wrote; weights stay memory maps."""
+        """What `write` wrote; weights stay memory maps, the exported program waits in its file."""
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         onnx = read(folder / ONNX) if (folder / ONNX).exists() else None
-        program = torch.export.load(folder / PROGRAM) if (folder / PROGRAM).exists() else None
         batches = _each(torch.load(folder / ARRAYS, weights_only=True), to_numpy)
-        return cls(onnx, program, batches=batches, **facts)
+        stored = folder / PROGRAM if (folder / PROGRAM).exists() else None
+        return cls(onnx, None, batches=batches, stored=stored, **facts)
+
+    def exported(self) -> ExportedProgram | None:
+        """The exported program, read when it is first needed.
+
+        Raises:
+            UnsupportedModel: torch.export.load refuses it: a type of its results is unknown here.
+        """
+        if self.program is None and self.stored is not None:
+            for name in self.imports:
+                with suppress(ImportError):
+                    import_module(name)
+            try:
+                self.program = torch.export.load(self.stored)
+            except Exception as error:
+                raise UnsupportedModel(f"torch.export.load fails: {error}") from error
+        return self.program
+
+
+def _homes(program: ExportedProgram | None) -> list[str]:
+    """The modules of the types that a program's arguments and results are nested in."""
+    if program is None:
+        return []
+    found: set[str] = set()
+    waiting = [program.call_spec.in_spec, program.call_spec.out_spec]
+    while waiting:
+        spec = waiting.pop()
+        if spec is not None and spec.type is not None:
+            found.add(spec.type.__module__)
+            waiting += spec.children()
+    return sorted(found - {"builtins", "__main__"})
 
 
 def _each(batches: Sequence[Any], turned: Callable[[Any], Any]) -> list[Any]:

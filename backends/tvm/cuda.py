@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import tvm
 
+    from .schedules import Scheduled
+
 SOURCE, CODE = ".cu", ".cubin"
 
 
@@ -103,17 +105,21 @@ def build_cuda(
         tuple(InputSpec(v.name, str(v.dtype), tuple(v.shape or ())) for v in graph.inputs),
         len(graph.outputs),
         scheduled.rules,
-        notes=[*emitted.notes, *map(_said, sorted(scheduled.rejected.items()))],
+        notes=[*emitted.notes, *_notes(scheduled)],
     )
     return CudaBuilt(model, source_of(executable.mod))
 
 
-def _said(rejected: tuple[str, str]) -> str:
-    name, how = rejected
-    return (
-        f"kernel {name!r} has the most general GPU schedule: a better one computes something "
-        f"else, {how}"
-    )
+def _notes(scheduled: "Scheduled") -> list[str]:
+    slow = sorted(name for name, rule in scheduled.rules.items() if rule == "OneThread")
+    return [
+        *(f"kernel {name!r} runs on one thread of the GPU" for name in slow),
+        *(
+            f"kernel {name!r} has the most general GPU schedule: a better one computes something "
+            f"else, {how}"
+            for name, how in sorted(scheduled.rejected.items())
+        ),
+    ]
 
 
 def source_of(module: Any) -> str:

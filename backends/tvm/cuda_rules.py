@@ -3,7 +3,8 @@
 From the particular to the general: products (tiled in shared memory; float16 ones on the tensor
 cores), products with one row, products with a few rows of which the number is known only at run
 time, reductions along the last axis, what reduces and then uses the result (softmax, norms),
-transposes, and then anything else, one element a thread. A schedule counts only if TVM can lower it
+transposes, and then anything else, one element a thread; what must run in order runs on one thread.
+A schedule counts only if TVM can lower it
 for the GPU and the GPU can launch its kernels; else the next rule is asked. dlight's RMSNorm is
 left out: it is for rows of 4096 elements, and GeneralReduction takes the same kernels.
 """
@@ -33,7 +34,45 @@ def cuda_rules() -> list[Any]:
         gpu.GeneralReduction(),
         gpu.Transpose(),
         fallback(),
+        OneThread(),
     ]
+
+
+class OneThread:
+    """What must run in order (a scatter by rows, say) runs on one thread: slow, but right."""
+
+    def apply(self, function: "tvm.tirx.PrimFunc", *_: Any) -> "tvm.s_tir.Schedule | None":
+        """A schedule of a function that is one opaque block; None for any other."""
+        from tvm import s_tir
+
+        block = function.body.block
+        if _holds_blocks(block):
+            return None
+        body = block.body
+        for axis in ("threadIdx.x", "blockIdx.x"):
+            body = _on_axis(axis, body)
+        whole = s_tir.SBlock(
+            block.iter_vars, block.reads, block.writes, "root", body, None, block.alloc_buffers
+        )
+        return s_tir.Schedule(function.with_body(s_tir.SBlockRealize([], True, whole)))
+
+
+def _on_axis(axis: str, body: "tvm.tirx.Stmt") -> "tvm.tirx.For":
+    """The body on the only thread, or in the only block, of an axis."""
+    from tvm import tirx
+
+    thread = tirx.IterVar(None, axis, tirx.IterVar.ThreadIndex, axis)
+    kind = tirx.ForKind.THREAD_BINDING
+    return tirx.For(tirx.Var(axis[:6], "int32"), 0, 1, kind, body, thread)
+
+
+def _holds_blocks(block: "tvm.s_tir.SBlock") -> bool:
+    import tvm_ffi
+    from tvm import s_tir
+
+    found = []
+    tvm_ffi.structural_walk(block.body, (s_tir.SBlock, found.append), order="post")
+    return bool(found)
 
 
 def fallback() -> Any:

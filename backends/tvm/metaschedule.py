@@ -23,6 +23,7 @@ from .measured_forms import remote_times
 from .metaschedule_tasks import Bench, search_traces
 from .pipeline import fused
 from .plain_form import operations
+from .stubs import end_workers
 from .tuned import Tuned, Winner, form_of, replayed, scheduled_by
 from .verdicts import Verdicts
 
@@ -78,7 +79,8 @@ def tune(
         seconds: budget, compilation included; a step that has begun is finished.
         trials: bound on measurements of MetaSchedule in this call; 0 for none at all.
         progress: told after each kernel and each round of measurements.
-        runner: what measures for MetaSchedule (`rpc.remote_runner`); this process by default.
+        runner: what measures for MetaSchedule (`rpc.remote_runner`), by default this machine; its
+            processes are ended with the call.
         seed: of MetaSchedule's search.
     """
     deadline = time.monotonic() + seconds
@@ -97,11 +99,15 @@ def tune(
     if runner is None:  # a remote machine measures for MetaSchedule only
         _tune_decisions(kernels, weights, tuned, search, seconds * OWN_SHARE, tell)
         tuned.save(work_dir)
-    if trials != 0 and search.left() > 0:
-        bench = Bench(machine, work_dir, search.left, trials, runner, seed)
-        traces = search_traces(kernels, weights, tuned, bench, tell)
-        _take_traces(kernels, traces, tuned, search, runner)
-        tuned.save(work_dir)
+    try:
+        if trials != 0 and search.left() > 0:
+            bench = Bench(machine, work_dir, search.left, trials, runner, seed)
+            traces = search_traces(kernels, weights, tuned, bench, tell)
+            _take_traces(kernels, traces, tuned, search, runner)
+            tuned.save(work_dir)
+    finally:
+        if runner is not None:
+            end_workers(runner)
     return tuned
 
 

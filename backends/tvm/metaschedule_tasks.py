@@ -16,7 +16,7 @@ from .kernels import Kernel, prime_axes
 from .machine import Machine
 from .metaschedule_builder import BuildPool
 from .metaschedule_memory import Memory, remembering
-from .stubs import in_worker, stub_intrinsics
+from .stubs import end_workers, in_worker, stub_intrinsics
 from .tuned import Tuned
 
 ROUND = 16
@@ -102,7 +102,8 @@ def _run(
     from tvm.s_tir import meta_schedule as ms
 
     pool = BuildPool(bench.machine.threads)
-    builder, runner = remembering(memory, bench.runner or local_runner(bench.machine), pool)
+    measuring = bench.runner or local_runner(bench.machine)
+    builder, runner = remembering(memory, measuring, pool)
     try:
         ms.tune_tasks(
             tasks=tasks,
@@ -124,6 +125,8 @@ def _run(
         )
     finally:
         pool.close()
+        if bench.runner is None:
+            end_workers(measuring)
 
 
 def local_runner(machine: Machine) -> Any:

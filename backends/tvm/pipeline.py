@@ -22,6 +22,8 @@ def fused(module: "tvm.IRModule", machine: Machine) -> "tvm.IRModule":
     with tvm.target.Target(machine.target()):
         return tvm.transform.Sequential(
             [
+                relax.backend.DispatchSampling(),
+                relax.backend.DispatchSortScan(),
                 steps.DecomposeOpsForInference(),
                 steps.CanonicalizeBindings(),
                 steps.LegalizeOps(dict(CUSTOM)),

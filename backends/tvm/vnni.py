@@ -1,6 +1,6 @@
-"""Dot products of bytes: what one instruction, or the shortest exact sequence, does on each x86 CPU.
+"""Dot products of bytes: one instruction, or the shortest exact sequence, on each x86 CPU.
 
-Every one of them takes 32-bit lanes. In each lane it adds to an int32 the four products of unsigned
+All of them work on 32-bit lanes. In each lane they add to an int32 the four products of unsigned
 bytes a and signed bytes b:
     c ← c + a0·b0 + a1·b1 + a2·b2 + a3·b3
 - AVX-512 VNNI and AVX-VNNI do that in one instruction, vpdpbusd, without saturation.
@@ -101,34 +101,12 @@ def dot_of(machine: "Machine") -> Dot | None:
 def correct_tensor_intrinsic() -> None:
     """Let MetaSchedule's VNNI intrinsic be one that LLVM takes.
 
-    To be called in every process that schedules or builds with it, after the import of
-    `tvm.s_tir.tensor_intrin`, which registers the broken one and refuses to replace this one.
+    To be called in every process that schedules or builds with it.
     """
     from tvm.s_tir import TensorIntrin
+    from tvm.s_tir.tensor_intrin.x86 import dot_product_16x4_u8i8i32_desc as described
 
-    TensorIntrin.register(TENSOR_INTRINSIC, _described(), _implemented(), override=True)
-
-
-def _described() -> Any:
-    """What the intrinsic computes, in plain loops."""
-    from tvm.script import tirx as T
-
-    @T.prim_func(s_tir=True)
-    def description(
-        A: T.Buffer((4,), "uint8", offset_factor=1),
-        B: T.Buffer((16, 4), "int8", offset_factor=1),
-        C: T.Buffer((16,), "int32", offset_factor=1),
-    ) -> None:
-        with T.sblock("root"):
-            T.reads(C[0:16], A[0:4], B[0:16, 0:4])
-            T.writes(C[0:16])
-            for i in T.serial(0, 16):
-                for k in T.serial(0, 4):
-                    with T.sblock("update"):
-                        vi, vk = T.axis.remap("SR", [i, k])
-                        C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
-
-    return description
+    TensorIntrin.register(TENSOR_INTRINSIC, described, _implemented(), override=True)
 
 
 def _implemented() -> Any:
@@ -138,9 +116,9 @@ def _implemented() -> Any:
 
     @T.prim_func(s_tir=True)
     def implementation(
-        A: T.Buffer((4,), "uint8", offset_factor=1),
-        B: T.Buffer((16, 4), "int8", offset_factor=1),
-        C: T.Buffer((16,), "int32", offset_factor=1),
+        A: T.Buffer((4,), "uint8", offset_factor=1),  # type: ignore[valid-type]
+        B: T.Buffer((16, 4), "int8", offset_factor=1),  # type: ignore[valid-type]
+        C: T.Buffer((16,), "int32", offset_factor=1),  # type: ignore[valid-type]
     ) -> None:
         with T.sblock("root"):
             T.reads(C[0:16], A[0:4], B[0:16, 0:4])

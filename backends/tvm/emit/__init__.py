@@ -4,6 +4,7 @@ Weights are parameters of `main`, not part of the module, so that one compiled l
 set of weights of the same shapes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from ....graph import Graph
 from ..machine import Machine
 from .dims import Dims
 from .emitter import Emission, Emitter
-from .table import emission_of
+from .table import Pattern, emission_of
 
 if TYPE_CHECKING:
     import tvm
@@ -35,22 +36,29 @@ class Emitted:
     notes: list[str] = field(default_factory=list)
 
 
-def emit(graph: Graph, machine: Machine) -> Emitted:
+def emit(graph: Graph, machine: Machine, first: Sequence[Pattern] = ()) -> Emitted:
     """The graph as a Relax module.
 
     What nothing reads is not emitted; nor is what a larger pattern covers.
+
+    Args:
+        graph: the program.
+        machine: what the kernels are for.
+        first: patterns to try before those of the table.
 
     Raises:
         UnsupportedModel: operators that there is no spelling for; it names them all.
     """
     dims = Dims(graph.inputs)
-    chosen = choose(graph, machine, dims)
+    chosen = choose(graph, machine, dims, first)
     emitter = Emitter(graph, machine, dims)
     module = emitter.function(chosen)
     return Emitted(module, emitter.constants, emitter.notes)
 
 
-def choose(graph: Graph, machine: Machine, dims: Dims) -> list[Emission]:
+def choose(
+    graph: Graph, machine: Machine, dims: Dims, first: Sequence[Pattern] = ()
+) -> list[Emission]:
     """How each op that is needed is emitted, in topological order."""
     needed = set(graph.outputs)
     found: list[Emission] = []
@@ -58,7 +66,9 @@ def choose(graph: Graph, machine: Machine, dims: Dims) -> list[Emission]:
     for op in reversed(list(graph.ops)):
         if not op.effectful and needed.isdisjoint(op.outputs):
             continue
-        emission = emission_of(op, machine, dims)
+        special = (pattern(op, machine) for pattern in first)
+        emission = next((e for e in special if e is not None), None)
+        emission = emission or emission_of(op, machine, dims)
         if emission is None:
             missing.setdefault(op.kind, []).append(op.name)
             continue

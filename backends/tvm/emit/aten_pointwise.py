@@ -7,7 +7,7 @@ import numpy as np
 from .activations import activated
 from .expressions import align, dtype_of, pointwise
 from .opaque import Call, aten
-from .pointwise import applied, casted
+from .pointwise import applied, casted, compared
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -69,10 +69,8 @@ def _clamp_tensor(emitter: "Emitter", call: Call) -> "relax.Expr":
 
 @aten("ne.Scalar", "ne.Tensor")
 def _not_equal(emitter: "Emitter", call: Call) -> "relax.Expr":
-    from tvm import relax
-
     x = call.tensor("self")
-    return emitter.emit(relax.op.not_equal(*align(emitter, x, call.tensor("other", dtype_of(x)))))
+    return compared(emitter, "not_equal", x, call.tensor("other", dtype_of(x)))
 
 
 @aten(

@@ -59,11 +59,18 @@ def _within(dims: Dims, bound: Extent, extent: Extent, low: Extent, high: Extent
             return high
         if bound <= -FAR:
             return low
-    if dims.at_least(bound, 0) is not True:
-        if dims.at_least(-1, bound) is not True:
-            raise Unknown(str(bound))
+    if dims.at_least(-1, bound) is True:
         bound = dims.simple(bound + extent)
+    elif dims.at_least(bound, 0) is None:
+        bound = _from_front(bound, extent)
     return _least(dims, _largest(dims, bound, low), high)
+
+
+def _from_front(bound: Any, extent: Extent) -> Extent:
+    """A bound that only the run tells the sign of."""
+    from tvm import tirx
+
+    return tirx.Select(bound < 0, bound + extent, bound)
 
 
 def _least(dims: Dims, a: Extent, b: Extent) -> Extent:

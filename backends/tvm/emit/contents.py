@@ -192,16 +192,25 @@ def _function(fn: str, dims: Dims) -> Callable[..., Any] | None:
             raise Unknown(fn)
         return answer
 
-    def larger(a: Any, b: Any) -> Any:
-        return a if decided(dims.at_least(a, b)) else b
+    def largest(a: Any, b: Any) -> Any:
+        from tvm import tirx
+
+        known = dims.at_least(a, b)
+        return tirx.max(a, b) if known is None else a if known else b
+
+    def smallest(a: Any, b: Any) -> Any:
+        from tvm import tirx
+
+        known = dims.at_least(b, a)
+        return tirx.min(a, b) if known is None else a if known else b
 
     table: dict[str, Callable[..., Any]] = {
         "add": lambda a, b: a + b,
         "sub": lambda a, b: a - b,
         "mul": lambda a, b: a * b,
         "div": lambda a, b: a // b,  # extents are not negative: towards zero is down
-        "maximum": larger,
-        "minimum": lambda a, b: b if larger(a, b) is a else a,
+        "maximum": largest,
+        "minimum": smallest,
         "equal": lambda a, b: decided(dims.equal(a, b)),
         "greater_equal": lambda a, b: decided(dims.at_least(a, b)),
         "less_equal": lambda a, b: decided(dims.at_least(b, a)),

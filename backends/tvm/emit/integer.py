@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from .emitter import Emitter
 
 
+OPAQUE = 8
+"""TVM's pattern kind for a kernel that nothing is fused to."""
+
+
 def integer_linear(op: Op, machine: Machine) -> Emission | None:
     """A product of x and a weight that are both stored in 8 bits."""
     dot = dot_of(machine)
@@ -162,23 +166,28 @@ def byte_sums(codes: Any, panels: Any, columns: int) -> Any:
 
 
 def _whole_groups(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
-    """Codes with zeros behind each row, so that rows are whole groups of four."""
-    from tvm import tirx
+    """Codes with zeros behind each row, so that rows are whole groups of four.
+
+    To TVM it looks like elementwise work of the product that makes the codes, but the result is
+    wider; so the kernel is marked as one that nothing is fused to.
+    """
+    from tvm import te, tirx
 
     *lead, depth = emitter.extents(codes)
     missing = -depth % GROUP
     if not missing:
         return codes
 
-    def element(tensor: Any) -> Any:
-        from tvm import te
-
+    def compute(tensor: Any) -> Any:
         def one(*i: Any) -> Any:
             return tirx.if_then_else(i[-1] < depth, tensor(*i), tirx.const(0, "uint8"))
 
         return te.compute([*lead, depth + missing], one, name="whole_groups")
 
-    return emitter.call_te(element, codes, name="whole_groups")
+    attributes = {"op_pattern": OPAQUE}
+    return emitter.builder.emit_te(
+        compute, codes, primfunc_name_hint="whole_groups", primfunc_attrs=attributes
+    )
 
 
 def _row_sums(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....graph import Graph, Op, Value
-from ....graph.ops import Dequantize, DynamicQuantize, Linear, Norm, Quantize
+from ....graph.ops import Dequantize, DynamicQuantize, Linear, Norm
 from ..machine import Machine
 from ..vnni import dot_of
 from .emitter import Emission
-from .expressions import pointwise
 from .integer import is_integer_product
+from .integer_grid import code, step, zero_point
 from .norms import STATISTICS
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from .emitter import Emitter
 
-STEPS = 255
 Element = Callable[..., Any]
 
 
@@ -47,30 +46,6 @@ def per_tensor(op: Op, machine: Machine) -> Emission | None:
         return [_coded(emitter, x, scale, zero_point), *_typed(emitter, op, scale, zero_point)]
 
     return Emission(op, reads, emit)
-
-
-def known_grid(op: Op, machine: Machine) -> Emission | None:
-    """Codes of 8 bits of a float32 tensor at a scale that is known."""
-    if not isinstance(op, Quantize) or op.output.dtype not in (np.uint8, np.int8) or op.block:
-        return None
-    lone = op.axis is None and op.scale.constant is not None and op.scale.shape in ((), (1,))
-    if not lone or op.x.dtype != np.float32 or dot_of(machine) is None:
-        return None
-    if op.zero_point is not None and op.zero_point.constant is None:
-        return None
-
-    def emit(emitter: "Emitter") -> "list[relax.Expr]":
-        grid = [np.zeros(1) if v is None else v.array() for v in (op.scale, op.zero_point)]
-        scale, zero = (emitter.number(part.reshape(-1)[0], "float32") for part in grid)
-        low = 0 if op.output.dtype == np.uint8 else -128
-        dtype = emitter.dtype(op.output)
-
-        def element(x: Any, s: Any, z: Any) -> Any:
-            return bounded(nearest(x / s) + z, low).astype(dtype)
-
-        return [pointwise(emitter, "codes", element, emitter[op.x], scale, zero)]
-
-    return Emission(op, (op.x,), emit)
 
 
 def per_row(graph: Graph) -> Callable[[Op, Machine], Emission | None]:
@@ -170,7 +145,7 @@ def _with_ranges(
 
     found = emitter.call_te(compute, *operands, name="ranges")
     parts = [emitter.emit(found[k]) for k in range(len(found.ty.fields))]
-    return tuple(parts) if norm is not None else (operands[0], *parts)  # type: ignore[return-value]
+    return tuple(parts) if norm is not None else (operands[0], *parts)
 
 
 def _grid(
@@ -255,41 +230,3 @@ def _typed(
         shape = [1] * (value.rank or 0)
         found.append(emitter.emit(relax.op.reshape(part, shape)) if shape else part)
     return found
-
-
-def step(low: Any, high: Any) -> Any:
-    """The scale for values from low to high, 0 among them; 1/255 where all are 0."""
-    from tvm import tirx
-
-    zero = tirx.const(0, "float32")
-    width = tirx.max(high, zero) - tirx.min(low, zero)
-    whole = tirx.Select(width.equal(zero), tirx.const(1, "float32"), width)
-    return whole / tirx.const(STEPS, "float32")
-
-
-def nearest(x: Any) -> Any:
-    """The nearest integer, half to even: LLVM's form of `round` is that, and stays in vectors."""
-    from tvm import tirx
-
-    return tirx.round(x)
-
-
-def zero_point(low: Any, scale: Any) -> Any:
-    """The code of 0, as an int32."""
-    from tvm import tirx
-
-    zero = tirx.const(0, "float32")
-    return bounded(nearest((zero - tirx.min(low, zero)) / scale))
-
-
-def code(x: Any, scale: Any, zero: Any) -> Any:
-    """The uint8 code of a number; `zero` is a float32."""
-    return bounded(nearest(x / scale) + zero).astype("uint8")
-
-
-def bounded(number: Any, low: int = 0) -> Any:
-    """A whole float32 as an int32 of a byte that begins at `low`."""
-    from tvm import tirx
-
-    least, most = tirx.const(low, "float32"), tirx.const(low + STEPS, "float32")
-    return tirx.max(tirx.min(number, most), least).astype("int32")

@@ -7,7 +7,7 @@ import numpy as np
 
 from ....graph import Value, is_float
 from ....graph.ops import Cast, Elementwise
-from .expressions import align, dtype_of, pointwise
+from .expressions import NARROW, align, dtype_of, pointwise
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -89,15 +89,31 @@ def _logical(emitter: "Emitter", op: Elementwise, fn: str) -> "relax.Expr":
     values = [value for value in op.inputs if value is not None]
     if fn in COMPARISONS:
         dtype = _promoted(emitter, values)
-        operands = align(emitter, *(casted(emitter, emitter[v], dtype) for v in values))
-        return emitter.emit(getattr(relax.op, fn)(*operands))
+        dtype = "int8" if dtype == "bool" else dtype  # LLVM compares no truth values
+        return compared(emitter, fn, *(casted(emitter, emitter[v], dtype) for v in values))
     if fn == "isnan":
-        x = emitter[values[0]]
-        if not values[0].is_float:
-            return emitter.emit(relax.op.not_equal(x, x))
-        return emitter.emit(relax.op.isnan(x))
+        return _isnan(emitter, emitter[values[0]])
     operands = align(emitter, *(casted(emitter, emitter[value], "bool") for value in values))
     return emitter.emit(getattr(relax.op, f"logical_{fn}")(*operands))
+
+
+def compared(emitter: "Emitter", fn: str, a: "relax.Expr", b: "relax.Expr") -> "relax.Expr":
+    """A comparison; x is not equal to itself where it is NaN, which TVM would simplify away."""
+    from tvm import relax
+
+    if a.same_as(b) and fn in ("equal", "less_equal", "greater_equal", "not_equal"):
+        odd = _isnan(emitter, a)
+        return odd if fn == "not_equal" else emitter.emit(relax.op.logical_not(odd))
+    return emitter.emit(getattr(relax.op, fn)(*align(emitter, a, b)))
+
+
+def _isnan(emitter: "Emitter", x: "relax.Expr") -> "relax.Expr":
+    from tvm import relax
+
+    dtype = dtype_of(x)
+    if "float" not in dtype:
+        return emitter.emit(relax.op.not_equal(x, x))
+    return emitter.emit(relax.op.isnan(emitter.cast(x, "float32") if dtype in NARROW else x))
 
 
 def _promoted(emitter: "Emitter", values: list[Value]) -> str:
@@ -141,7 +157,7 @@ def _power(emitter: "Emitter", dtype: str, a: "relax.Expr", b: "relax.Expr") -> 
         return square if exponent == 2.0 else emitter.emit(relax.op.multiply(square, a))
     if exponent == 0.5 and dtype not in ("int32", "int64"):
         return _unary(emitter, "sqrt", a, dtype)
-    wide = {"float16": "float32", "int32": "float64", "int64": "float64"}.get(dtype, dtype)
+    wide = "float32" if dtype in NARROW else "float64" if "int" in dtype else dtype
     operands = align(emitter, emitter.cast(a, wide), emitter.cast(b, wide))
     return emitter.cast(emitter.emit(relax.op.power(*operands)), dtype)
 
@@ -172,9 +188,12 @@ def _extremum(name: str) -> Callable[..., Any]:
         if number_of(a) is not None:
             return emitter.emit(operator(a, b))
         best = tirx.max if name == "maximum" else tirx.min
-        return pointwise(
-            emitter, name, lambda x, y: tirx.Select(tirx.isnan(x), x, best(x, y)), a, b
-        )
+        wide = "float32" if dtype in NARROW else dtype
+
+        def extreme(x: Any, y: Any) -> Any:
+            return tirx.Select(tirx.isnan(x.astype(wide)), x, best(x, y))
+
+        return pointwise(emitter, name, extreme, a, b)
 
     return spell
 

@@ -42,6 +42,11 @@ def scattered(
     mode: str = "none",
 ) -> "relax.Expr":
     """y[.., indices[i], ..] = updates[i], the index standing on `axis`."""
+    from tvm import relax
+
+    if emitter.machine.kind == "cuda":  # TVM's kernel for GPUs, serial along this axis alone
+        how = "update" if mode == "none" else mode
+        return emitter.emit(relax.op.scatter_elements(x, indices, updates, axis, reduction=how))
 
     def write(
         target: Any, places: Any, new: Any, shape: Sequence[Any], many: Sequence[Any]

@@ -27,12 +27,15 @@ from . import (
     spatial,
     tokens,
 )
+from .attention import attention
 from .contents import scalar_of
 from .dims import Dims
 from .emitter import Emission, Emitter
 from .integer import integer_linear
-from .integer_codes import known_grid, per_tensor
+from .integer_codes import per_tensor
+from .integer_grid import known_grid
 from .opaque import spelling_of
+from .weight_only import weight_only
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -46,9 +49,11 @@ Spelling = Callable[[Emitter, Any], "Sequence[relax.Expr | None]"]
 _ = aten, aten_pointwise, aten_reduce, aten_shape, nodes, nodes_pointwise
 
 PATTERNS: list[Pattern] = [
+    attention,
     integer_linear,
     per_tensor,
     known_grid,
+    weight_only,
     linear.linear,
     conv_tokens.tokens,
     conv.conv,

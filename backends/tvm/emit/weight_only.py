@@ -120,9 +120,7 @@ def _by_panel(array: np.ndarray, form: Format) -> np.ndarray:
     blocks, columns = array.shape
     filled = np.zeros((blocks, form.panels * form.lanes), array.dtype)
     filled[:, :columns] = array
-    return np.ascontiguousarray(
-        filled.reshape(blocks, form.panels, form.lanes).transpose(1, 0, 2)
-    )
+    return np.ascontiguousarray(filled.reshape(blocks, form.panels, form.lanes).transpose(1, 0, 2))
 
 
 def _entries(table: np.ndarray, form: Format) -> np.ndarray:

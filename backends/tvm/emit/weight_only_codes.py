@@ -55,8 +55,8 @@ class Coded:
         def part(array: np.ndarray) -> np.ndarray:
             return array if array.size == 1 else move(np.broadcast_to(array, self.codes.shape))
 
-        parts = (part(array) for array in (self.scale, self.zero, self.offset))
-        return Coded(move(self.codes), self.bits, *parts, table=self.table)
+        scale, zero, offset = map(part, (self.scale, self.zero, self.offset))
+        return Coded(move(self.codes), self.bits, scale, zero, offset, self.table)
 
     @property
     def block(self) -> int:
@@ -110,8 +110,8 @@ def _dequantized(op: Dequantize) -> Coded | None:
         return None
     codes = op.x.array().astype(np.int16)
     zero = np.zeros(1) if op.zero_point is None else op.zero_point.array().astype(np.int16)
-    parts = (_along(array, op, codes) for array in (op.scale.array(), zero))
-    return Coded(codes, bits_of(op.x.dtype), *parts, offset=np.zeros(1))
+    scale, zero = _along(op.scale.array(), op, codes), _along(zero, op, codes)
+    return Coded(codes, bits_of(op.x.dtype), scale, zero, np.zeros(1))
 
 
 def _along(array: np.ndarray, op: Dequantize, codes: np.ndarray) -> np.ndarray:

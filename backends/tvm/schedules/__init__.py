@@ -40,12 +40,14 @@ class Scheduled:
 
 def rules() -> list[Rule]:
     """Every rule, the particular before the general."""
+    from .attention import attention
     from .elementwise import elementwise
     from .integer import integer_product
     from .matmul import matmul
     from .rows import rows
+    from .weight_only import weight_only
 
-    return [integer_product, matmul, rows, elementwise]
+    return [attention, integer_product, weight_only, matmul, rows, elementwise]
 
 
 def schedule(

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from ..machine import Machine
-from ..vnni import dot_of
+from ..vnni import GROUP, dot_of
 from .integer_kernel import Kernel, scheduled
-from .integer_match import product_of
-from .integer_tile import Tile, tile_for
+from .integer_match import Product, product_of
+from .integer_tile import SMALL, Tile, tile_for
 from .vector_math import expand
 
 if TYPE_CHECKING:
@@ -28,7 +28,14 @@ def integer_product(
     if product is None or dot is None or product.lanes != dot.lanes:
         return None
     panels = int(product.panels.shape[0])
-    chosen = tile or tile_for(machine, dot, product.rows, panels, product.steps)
-    kernel = Kernel(product, dot, machine.threads)
+    threads = 1 if _is_small(product) else machine.threads
+    chosen = tile or tile_for(threads, dot, product.rows, panels, product.steps)
+    kernel = Kernel(product, dot, threads)
     written = function.with_body(kernel.body(chosen))
     return scheduled(expand(written) if kernel.in_vectors else written)
+
+
+def _is_small(product: Product) -> bool:
+    """Whether other threads are not worth waking."""
+    rows = product.rows
+    return rows is not None and rows * product.columns * product.steps * GROUP < SMALL

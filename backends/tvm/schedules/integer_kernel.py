@@ -20,13 +20,12 @@ from .integer_match import Product
 from .integer_tile import Tile
 from .integer_vectors import are_vectorised, calls_functions, with_round
 from .loops import as_index, parallel, sequence, serial
+from .stages import substituted, with_loads
 
 if TYPE_CHECKING:
     import tvm
 
 
-import os
-PREFETCH=os.environ.get("PF")=="1"
 class Kernel:
     """One product being written; see the module docstring."""
 
@@ -69,30 +68,24 @@ class Kernel:
         across = self._int(-(-self.panels // tile.panels))
         abreast = max(1, self.threads // tile.shares)
 
-        def made(across_at: Any, down_at: Any, down0: Any) -> Any:
+        def made(across_at: Any, down_at: Any) -> Any:
             row, panel = tirx.Var("row", self.index), tirx.Var("panel", self.index)
             first_panel = self._first(across_at, tile.panels, self._int(self.panels))
             return sequence(
                 [
                     tirx.Bind(row, self._first(down_at, tile.rows, rows)),
                     tirx.Bind(panel, first_panel),
-                    *self._tile(tile, row, panel, self._next(tile, across_at, (down_at, down0))),
+                    *self._tile(tile, row, panel),
                 ]
             )
 
         def share(task: Any) -> Any:
             by_row = _share(down, task // abreast, tile.shares)
             by_panel = _share(across, task % abreast, abreast)
-            return serial(*by_panel, lambda p: serial(*by_row, lambda r: made(p, r, by_row[0])))
+            return serial(*by_panel, lambda p: serial(*by_row, lambda r: made(p, r)))
 
         tasks = tile.shares * abreast
         return share(self._int(0)) if tasks == 1 else parallel(self._int(tasks), share)
-
-    def _next(self, tile, across_at, down_at):
-        from tvm import tirx
-        d = down_at[0] - down_at[1]
-        n = (across_at + 1) * tile.panels + d
-        return tirx.min(n, self._int(self.panels - 1)), tirx.Select(d < tile.panels, self._int(self.product.steps), self._int(0))
 
     def _first(self, tile: Any, size: int, extent: Any) -> Any:
         """Where a tile begins along an axis."""
@@ -101,7 +94,7 @@ class Kernel:
         whole = isinstance(extent, tirx.IntImm) and int(extent) % size == 0
         return tile * size if whole else tirx.min(tile * size, extent - size)
 
-    def _tile(self, tile: Tile, row: Any, panel: Any, ahead: Any) -> list[Any]:
+    def _tile(self, tile: Tile, row: Any, panel: Any) -> list[Any]:
         """One tile: its sums, and the stages on them."""
         from tvm import tirx
 
@@ -119,17 +112,7 @@ class Kernel:
             self._int(self.product.steps),
             lambda k: sequence(self._step(tile, sums, row, panel, k)),
         )
-        pre = [serial(self._int(0), ahead[1], lambda k: self._ahead(ahead[0], k)[0])] if PREFETCH else []
-        return [*pre, *map(tirx.AllocBuffer, sums), *start, walk, *self._finish(tile, sums, row, panel)]
-
-    def _ahead(self, panel: Any, k: Any) -> list[Any]:
-        if not PREFETCH:
-            return []
-        from tvm import ir, tirx
-        from tvm.tirx.op import address_of
-        line = tirx.BufferLoad(self.product.panels, [panel, k, self._int(0), self._int(0)])
-        arguments = [address_of(line), *(tirx.const(n, "int32") for n in (0, 2, 1))]
-        return [tirx.Evaluate(ir.Call(ir.Op.get("tirx.prefetch"), arguments, ret_ty=ir.PrimType("void") if 0 else "void"))]
+        return [*map(tirx.AllocBuffer, sums), *start, walk, *self._finish(tile, sums, row, panel)]
 
     def _sizes(self, tile: Tile) -> list[int]:
         """Elements of the buffers of sums: one per row, or one for all rows.
@@ -173,8 +156,11 @@ class Kernel:
         if not self.is_long:
             rows = [self._finish_row(tile, sums, row, panel, r) for r in range(tile.rows)]
             return [statement for statements in rows for statement in statements]
-        start, stop = self._int(0), self._int(tile.rows)
-        return [serial(start, stop, lambda r: sequence(self._finish_row(tile, sums, row, panel, r)))]
+
+        def one(r: Any) -> Any:
+            return sequence(self._finish_row(tile, sums, row, panel, r))
+
+        return [serial(self._int(0), self._int(tile.rows), one)]
 
     def _finish_row(self, tile: Tile, sums: list[Any], row: Any, panel: Any, r: Any) -> list[Any]:
         from tvm import tirx
@@ -202,12 +188,12 @@ class Kernel:
         from tvm import tirx
 
         product, statements = self.product, []
-        held: list[tuple[Any, Any]] = []
+        held: dict[Any, Any] = {}
         for buffer, indices, value in [(product.sums, [], total), *self._stages()]:
-            value = substituted(value, list(zip(indices, place, strict=False)), held)
-            name = tirx.Var("x", str(value.ty))
+            value = with_loads(value, lambda load: held.get(load.source, load))
+            value = substituted(value, dict(zip(indices, place, strict=False)))
+            held[buffer] = name = tirx.Var("x", str(value.ty))
             statements.append(tirx.Bind(name, value))
-            held.append((buffer, name))
             if buffer in product.outputs:
                 statements.append(tirx.BufferStore(buffer, name, place))
         return statements
@@ -237,22 +223,6 @@ class Kernel:
 def _share(count: Any, part: Any, parts: int) -> tuple[Any, Any]:
     """The bounds of one of several equal parts of 0 .. count."""
     return count * part // parts, count * (part + 1) // parts
-
-
-def substituted(
-    value: Any, variables: Sequence[tuple[Any, Any]], buffers: Sequence[tuple[Any, Any]]
-) -> Any:
-    """An expression with variables replaced, and loads from some buffers by what they hold."""
-    import tvm_ffi
-    from tvm import ir, tirx
-
-    def load(node: Any) -> Any:
-        return next((held for buffer, held in buffers if node.source.same_as(buffer)), node)
-
-    def variable(node: Any) -> Any:
-        return next((new for old, new in variables if node.same_as(old)), node)
-
-    return tvm_ffi.structural_map(value, [(ir.TensorLoad, load), (tirx.Var, variable)])
 
 
 def scheduled(function: "tvm.tirx.PrimFunc") -> "tvm.s_tir.Schedule":

@@ -87,14 +87,12 @@ def _operands(stage: Stage) -> tuple[Any, Any] | None:
     if not isinstance(stage.value, tirx.Mul) or not _is_own_place(stage):
         return None
     sides = (stage.value.a, stage.value.b)
-    loads = [side.value if isinstance(side, tirx.Cast) else None for side in sides]
-    if not all(isinstance(load, ir.TensorLoad) for load in loads):
-        return None
-    codes, panels = loads
+    codes, panels = (side.value if isinstance(side, tirx.Cast) else side for side in sides)
     fits = (
-        str(stage.buffer.dtype) == "int32"
-        and str(codes.ty) == "uint8"
-        and str(panels.ty) == "int8"
+        isinstance(codes, ir.TensorLoad)
+        and isinstance(panels, ir.TensorLoad)
+        and (str(codes.ty), str(panels.ty)) == ("uint8", "int8")
+        and str(stage.buffer.dtype) == "int32"
         and same(codes.indices, [*stage.indices[:-1], reduced[0].var])
         and _is_packed(panels, stage, reduced[0])
     )
@@ -107,11 +105,12 @@ def _is_packed(load: Any, stage: Stage, reduced: Loop) -> bool:
     from tvm.sym.analyzer import Analyzer
 
     columns = number_of(stage.buffer.shape[-1])
-    shape = [number_of(extent) for extent in load.source.shape]
-    if columns is None or len(shape) != 4:
+    sizes = [number_of(extent) for extent in load.source.shape]
+    known = [size for size in sizes if size is not None]
+    if columns is None or len(known) != 4 or len(sizes) != 4:
         return False
-    panels, steps, lanes, group = shape
-    if None in shape or group != GROUP or columns < lanes or panels != -(-columns // lanes):
+    panels, steps, lanes, group = known
+    if group != GROUP or columns < lanes or panels != -(-columns // lanes):
         return False
     if reduced.size != GROUP * steps:
         return False

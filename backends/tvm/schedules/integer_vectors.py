@@ -34,7 +34,7 @@ def with_round(value: Any) -> Any:
 
 
 def are_vectorised(values: Sequence[Any]) -> bool:
-    """Whether every call in these expressions stays in a vector, after `with_round` and `expand`."""
+    """Whether every call stays in a vector, after `with_round` and `expand`."""
     return all(_is_vectorised(call) for call in _calls(values))
 
 

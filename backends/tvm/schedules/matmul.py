@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ..machine import Machine
-from .matmul_form import Product, product_of
+from .matmul_form import Product
+from .matmul_match import product_of
 from .matmul_nest import Nest
 from .matmul_operands import with_columns
 from .matmul_stages import stage, with_direct_rows, with_rows_of_b

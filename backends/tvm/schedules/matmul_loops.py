@@ -8,7 +8,9 @@ if TYPE_CHECKING:
 
     from .matmul_form import Axis
 
-Body = "Callable[[tirx.Var], tirx.Stmt]"
+    Body = Callable[[tirx.Var], tirx.Stmt]
+else:
+    Body = Callable
 
 
 def serial(extent: Any, body: Body, name: str = "i") -> "tirx.Stmt":

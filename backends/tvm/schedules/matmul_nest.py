@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 SMALL = 1 << 16
 """Multiply-adds of a product that is not worth waking another thread for."""
-
-
 UNROLLED = 512
 """Multiply-adds of registers in a loop over k that is written out: the taps of a small kernel."""
 
@@ -224,13 +222,8 @@ class Nest:
         return prod(getattr(axis.extent, "value", 1) for axis in self.product.batch)
 
     def _is_small(self) -> bool:
-        extents = [self.product.m, self.product.n, self.product.k, *self.product.batch]
-        work = 1
-        for axis in extents:
-            if not hasattr(axis.extent, "value"):
-                return False
-            work *= axis.extent.value
-        return work < SMALL
+        axes = [self.product.m, self.product.n, self.product.k, *self.product.batch]
+        return prod(getattr(axis.extent, "value", SMALL) for axis in axes) < SMALL
 
 
 def _just(statement: "tirx.Stmt") -> Any:

@@ -50,7 +50,7 @@ def with_columns(product: Product, machine: Machine) -> "tuple[Product, Columns,
     while known and lanes > max(known, NARROWEST) and _neighbours(product, 2, aligned=False):
         lanes //= 2
     count: Any = -(-known // lanes) if known else tirx.floordiv(width + (lanes - 1), lanes)
-    fits = bool(known) and known % lanes == 0
+    fits = known is not None and known % lanes == 0
 
     def plain(register: Any) -> Any:
         return register * lanes

@@ -89,22 +89,16 @@ class RowCode:
         kept = [access.indices[axis] for axis in self.plan.kept[buffer]]
         return [*kept, *lane] or _origin()
 
-    def named(self, stage: Stage, value: Expr, lane: Expr, width: int) -> tuple[list, Expr]:
-        """What gives a value a name in this lane of a vector, and the name.
+    def named(self, stage: Stage, value: Expr, lane: Expr, width: int) -> tuple[Stmt, Expr]:
+        """A statement that gives a value a name in this lane of a vector, and the name.
 
-        A truth value has none: TVM cannot hold a vector of them in a variable. A result of a function goes through memory, which LLVM then removes: TVM copies a variable
-        into all that read it, and simplifies it as if its floats were real numbers.
+        The name is memory, which LLVM turns into a register. TVM would copy a variable into all
+        that read it, simplify it as if floats were real numbers, and lose it where it gives up a
+        vector.
         """
-        from tvm import tirx
-
         dtype = str(stage.buffer.dtype)
-        if dtype == "bool":
-            return [], value
-        if not calls(value) and dtype != "bfloat16":  # which TVM turns into words later
-            variable = tirx.Var("x", dtype)
-            return [tirx.Bind(variable, value)], variable
         memory = self.scratch.setdefault(stage.buffer, local([width], dtype, "scratch"))
-        return [store(memory, value, [lane])], load(memory, [lane])
+        return store(memory, value, [lane]), load(memory, [lane])
 
     def writing(self, stage: Stage, value: Expr, at: dict[Var, Expr], lane: Sequence[Expr] = ()):
         """The stores of a stage's value: none, or one."""
@@ -115,16 +109,6 @@ class RowCode:
         if stage.buffer in self.plan.kept:
             return []
         return [store(stage.buffer, value, [substituted(i, at) for i in stage.indices])]
-
-
-def calls(expression: Expr) -> bool:
-    """Whether an expression calls a function."""
-    import tvm_ffi
-    from tvm import ir
-
-    found: list[Expr] = []
-    tvm_ffi.structural_walk(expression, (ir.Call, found.append))
-    return bool(found)
 
 
 def _origin() -> list[Expr]:

@@ -63,9 +63,9 @@ class ColumnCode(RowCode):
 
     def _named(self, stage: Stage, value: Expr, at: dict[Var, Expr]) -> list[Stmt]:
         """Give one number of the row a name, and store it where it is a result."""
-        statements, name = self.named(stage, value, index(0), 1)
+        named, name = self.named(stage, value, index(0), 1)
         self.numbers[stage.buffer] = name
-        return [*statements, *self.writing(stage, name, at)]
+        return [named, *self.writing(stage, name, at)]
 
     def _columns(self, part: Pass, at: dict[Var, Expr]) -> list[Stmt]:
         *outer, inner = merged(part)
@@ -134,7 +134,7 @@ class ColumnCode(RowCode):
                 statements.append(store(sums, stage.combine(load(sums, place), value), place))
                 continue
             named, bound[stage.buffer] = self.named(stage, value, lane, self.lanes(part))
-            statements += [*named, *self.writing(stage, bound[stage.buffer], at)]
+            statements += [named, *self.writing(stage, bound[stage.buffer], at)]
         return sequence(statements)
 
     def _cleared(self, part: Pass, stage: Stage) -> Stmt:

@@ -75,7 +75,7 @@ class LaneCode(RowCode):
                 statements += self.writing(stage, both, at, [lane])
                 continue
             named, bound[stage.buffer] = self.named(stage, value, lane, self.width)
-            statements += [*named, *self.writing(stage, bound[stage.buffer], at, [lane])]
+            statements += [named, *self.writing(stage, bound[stage.buffer], at, [lane])]
         return sequence(statements)
 
     def _so_far(self, stage: Stage, at: dict[Var, Expr], lane: Expr) -> Expr:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ..machine import Machine
 from .decide import decide
 
-CHAIN = 8
+CHAIN = 10
 ROW = 0.12
 COLUMN = 0.25
 STREAMS = 6

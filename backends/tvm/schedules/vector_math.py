@@ -69,6 +69,8 @@ TANH_UNDER = (
 )
 FLOAT_BITS = 23
 FLOAT_BIAS = 127
+MAGNITUDE, INFINITY = 0x7FFFFFFF, 0x7F800000
+"""Bits of a float32: all but its sign, and infinity."""
 LOWEST = -3.4028234663852886e38
 """The least finite float32."""
 FLOAT = "float32"
@@ -101,14 +103,14 @@ def expand(function: "tvm.tirx.PrimFunc") -> "tvm.tirx.PrimFunc":
 def _renamed(call: Expr) -> Expr:
     from tvm import ir
 
-    if not isinstance(call.op, ir.Op) or str(call.ty) != FLOAT:
+    if not isinstance(call.op, ir.Op) or not call.args or str(call.args[0].ty) != FLOAT:
         return call
     name = call.op.name.removeprefix("tirx.")
     if name == "pow":
         name = _constant_power(call)
     if name not in SPELLINGS:
         return call
-    return ir.Call(ir.Op.get(PREFIX + name), [call.args[0]], ret_ty=FLOAT)
+    return ir.Call(ir.Op.get(PREFIX + name), [call.args[0]], ret_ty=call.ty)
 
 
 def _constant_power(call: Expr) -> str:
@@ -255,11 +257,21 @@ def _inverse(bind: Bind, x: Expr) -> Expr:
     return bind(number(1.0, x) / x)
 
 
+def _isnan(bind: Bind, x: Expr) -> Expr:
+    """Whether the bits of x without its sign are above those of infinity.
+
+    TVM's own operator takes a vector apart, and its comparisons of floats are false for a NaN.
+    """
+    bits = bind(_as(x, "int32"))
+    return bind(bits & integer(MAGNITUDE, x)) > integer(INFINITY, x)
+
+
 SPELLINGS: dict[str, Spell] = {
     "exp": exp,
     "erf": erf,
     "tanh": tanh,
     "sigmoid": sigmoid,
+    "isnan": _isnan,
     "pow_3": lambda bind, x: bind(bind(x * x) * x),
     "pow_2": lambda bind, x: bind(x * x),
     "pow_0.5": _root,

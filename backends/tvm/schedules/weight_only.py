@@ -20,9 +20,7 @@ FEW = 4
 """Rows of the tile for fewer than those of the large one."""
 
 
-def weight_only(
-    function: "tvm.tirx.PrimFunc", machine: Machine
-) -> "tvm.s_tir.Schedule | None":
+def weight_only(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.Schedule | None":
     """One row streams the weight through the registers; several rows share floats made of it."""
     from tvm import tirx
 

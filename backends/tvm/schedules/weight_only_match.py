@@ -58,7 +58,7 @@ def _operands(stage: Stage) -> tuple[Any, Operands, Format] | None:
     from tvm import ir, tirx
 
     reduced = [loop for loop in stage.loops if loop.reduces]
-    if stage.combine is not tirx.Add or number_of(stage.init) != 0.0 and not _is_zero(stage.init):
+    if stage.combine is not tirx.Add or (number_of(stage.init) != 0.0 and not _is_zero(stage.init)):
         return None
     if len(reduced) != 1 or not isinstance(stage.value, tirx.Mul) or not _is_own_place(stage):
         return None

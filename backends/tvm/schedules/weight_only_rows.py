@@ -24,8 +24,11 @@ from .weight_only_vectors import Codes
 
 CHAIN = 8
 """Multiply-adds that have to be under way for the unit to be busy."""
-ROW_STARTUP = 0.05
-"""Registers of the multiply-add unit's time that a row of a tile costs beside its products."""
+WIDEST = 3
+"""Panels of a strip at most: one read of x serves them all (two take 1.8 times as long on Zen 4 for
+128 rows, as every multiply-add then loads its x), and the strip still fits in the second cache."""
+STEP = 2
+"""Cycles of a step along k beside its products and loads: the loop, and loads that wait."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Tile:
 
 def tile_for(registers: int, rows: int, panels: int) -> Tile:
     """The tile that takes the fewest cycles for a product of this many rows."""
-    wide = min(panels, 2)
+    wide = min(panels, WIDEST)
     fitting = [
         Tile(r, c)
         for c in range(1, min(panels, wide) + 1)
@@ -48,7 +51,7 @@ def tile_for(registers: int, rows: int, panels: int) -> Tile:
 
     def cycles(tile: Tile) -> float:
         step = max(tile.rows * tile.panels, tile.rows + tile.panels, CHAIN)
-        return -(-rows // tile.rows) * (step + ROW_STARTUP * tile.rows) / tile.panels
+        return -(-rows // tile.rows) * (step + STEP) / tile.panels
 
     return min(fitting, key=cycles)
 
@@ -70,7 +73,9 @@ class Rows:
         tasks = min(self.threads, strips)
 
         def share(task: Any) -> Any:
-            floats = local([self.form.blocks * self.form.block, panels * self.form.lanes], "float32", "floats")
+            floats = local(
+                [self.form.blocks * self.form.block, panels * self.form.lanes], "float32", "floats"
+            )
             start = index(strips) * task // index(tasks)
             stop = index(strips) * (task + index(1)) // index(tasks)
             loop = serial(start, stop, lambda strip: self._strip(strip, floats, panels, tiles))
@@ -161,7 +166,9 @@ class Rows:
         from tvm import tirx
 
         lanes = self.form.lanes
-        sums = tirx.decl_buffer((tile.rows * tile.panels * lanes,), "float32", "sums", scope="local")
+        sums = tirx.decl_buffer(
+            (tile.rows * tile.panels * lanes,), "float32", "sums", scope="local"
+        )
         zeros = tirx.Broadcast(tirx.const(0, "float32"), lanes)
         places = [(r, c) for r in range(tile.rows) for c in range(tile.panels)]
 

@@ -55,14 +55,13 @@ def finished(url: str) -> dict[int, str]:
 
 
 def check_book(url: str, tried: int) -> None:
-    """Nothing is measured twice, nothing is still running, and all that counts is there."""
+    """Nothing is measured twice, and all that counts is there.
+
+    Nothing is still running either, but what a worker did not live to sign: that waits a minute.
+    """
     book = book_of(url)
-    assert {trial.state.name for trial in book.study.trials} <= {
-        "COMPLETE",
-        "PRUNED",
-        "FAIL",
-        "WAITING",
-    }
+    running = [trial for trial in book.study.trials if trial.state.name == "RUNNING"]
+    assert not [trial for trial in running if "work" in trial.user_attrs]
     results = list(book.results())
     counted = Counter(plan.digest for plan, one, _ in results if one.outcome in (MEASURED, SLOWER))
     assert max(counted.values()) == 1
@@ -98,7 +97,6 @@ def test_a_search_that_is_killed_goes_on(tmp_path):
     url = str(tmp_path / "tuned.db")
     process = worker(url, 12)
     deadline = time.monotonic() + 60
-    time.sleep(3)
     while time.monotonic() < deadline and len(finished(url)) < 3:
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
@@ -114,7 +112,7 @@ def test_a_search_that_is_killed_goes_on(tmp_path):
 
 def share(url: str) -> None:
     """Two workers on one study: together they do what one would, each a part."""
-    workers = [worker(url, 16) for _ in range(2)]
+    workers = [worker(url, 10) for _ in range(2)]
     outputs = [one.communicate(timeout=200)[0].split("\n") for one in workers]
     assert [one.returncode for one in workers] == [0, 0]
     assert all("merged linears" in one[0] for one in outputs)
@@ -124,8 +122,8 @@ def share(url: str) -> None:
         if "work" in trial.user_attrs
     }
     assert len(names) == 2
-    assert all(16 <= int(one[1]) <= 17 for one in outputs)  # the other may finish one more
-    check_book(url, 16)
+    assert all(10 <= int(one[1]) <= 11 for one in outputs)  # the other may finish one more
+    check_book(url, 10)
 
 
 def test_two_workers_share_a_study_in_sqlite(tmp_path):

@@ -24,7 +24,7 @@ from passel.backends.tvm.cuda_target import cuda_target
 from passel.backends.tvm.schedules import Scheduled
 
 HEADERS = Path(__file__).parent / "emulated_cuda"
-SIGNATURE = re.compile(r"__global__ void __launch_bounds__\(\d+\) (\w+)\(([^)]*)\);")
+SIGNATURE = re.compile(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\);")
 SCALARS = {"int64_t": ctypes.c_int64, "long": ctypes.c_int64, "float": ctypes.c_float}
 
 

@@ -62,11 +62,14 @@ def turned(m: Any, n: Any, k: Any, batch: Any = 3) -> Any:
     return te.create_prim_func([a, b, c])
 
 
-def heads(tokens: int, number: int, width: int, out: int) -> Any:
-    """C[i, j] = Σ a[k // width, i, k % width]·b[k, j], written as [j // width, i, j % width]."""
+def heads(tokens: int, number: int, width: int, out: int, less: int = 0) -> Any:
+    """C[i, j] = Σ a[k // width, i, k % width]·b[k, j], written as [j // width, i, j % width].
+
+    The sum goes over all heads, but for the last `less` elements of the last one.
+    """
     from tvm import te
 
-    size = number * width
+    size = number * width - less
     a = te.placeholder((number, tokens, width), name="a")
     b = te.placeholder((size, out), name="b")
     rows = te.compute((tokens, size), lambda i, k: a[k // width, i, k % width], name="rows")

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -17,6 +19,8 @@ from passel.backends.tvm.cuda_session import CudaSession
 from passel.backends.tvm.cuda_target import cuda_target
 from passel.backends.tvm.schedules import Scheduled
 from passel.errors import BackendUnavailable, InvalidInput, InvalidModel, UnsupportedModel
+from passel.graph import fx
+from passel.graph import onnx as onnx_view
 from tests.backends.tvm.cuda_cases import CASES, prepared
 
 ARCHS = ("sm_80", "sm_90")
@@ -110,6 +114,20 @@ def test_kernel_that_nothing_schedules_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cuda_rules, "cuda_rules", list)
     with pytest.raises(UnsupportedModel, match="no GPU schedule for 'maximum'"):
         build_cuda(graph_of(torch.nn.ReLU(), torch.randn(3, 40)), "sm_80")
+
+
+def test_what_must_run_in_order_runs_on_one_thread(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("ScatterND", ["x", "at", "new"], ["y"])
+    shapes = {"x": (1, [6, 4]), "at": (7, [3, 1]), "new": (1, [3, 4]), "y": (1, [6, 4])}
+    values = {k: onnx.helper.make_tensor_value_info(k, *v) for k, v in shapes.items()}
+    graph = onnx.helper.make_graph(
+        [node], "g", [values["x"], values["at"], values["new"]], [values["y"]]
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    found = build_cuda(onnx_view.lift(ir.serde.deserialize_model(model)), "sm_80", check=False)
+    assert found.model.rules == {"scatter": "OneThread"}
+    assert found.model.notes == ["kernel 'scatter' runs on one thread of the GPU"]
 
 
 def test_cuda_graph() -> None:
@@ -217,6 +235,4 @@ def test_on_a_gpu(tmp_path: Path) -> None:
 
 
 def graph_of(module: torch.nn.Module, *inputs: torch.Tensor) -> Any:
-    from passel.graph import fx
-
     return fx.lift(torch.export.export(module.eval(), inputs))

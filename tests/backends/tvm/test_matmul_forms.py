@@ -1,4 +1,4 @@
-"""The matmul rule on products in other forms: other types, open extents, moved or computed operands."""
+"""The matmul rule on products in other forms: types, open extents, moved or computed operands."""
 
 import pytest
 
@@ -65,13 +65,17 @@ def test_everything_known_at_run_time() -> None:
 
 @pytest.mark.parametrize("mcpu", MACHINES)
 def test_moves_before_and_after_are_part_of_the_nest(mcpu: str) -> None:
-    from passel.backends.tvm.schedules.matmul_form import product_of
+    from passel.backends.tvm.schedules.matmul_match import product_of
 
     function = heads(21, 3, 16, 64)
     product = product_of(function)
     assert product is not None
     assert (product.before, product.after, product.buffers) == ((), (), ())
     assert difference(function, mcpu) < F32
+
+
+def test_parts_that_do_not_make_up_the_sum_are_copied() -> None:
+    assert difference(heads(21, 3, 16, 64, less=6), "znver4") < F32
 
 
 @pytest.mark.parametrize("mcpu", MACHINES)

@@ -1,10 +1,13 @@
 """MetaSchedule with a memory and a clock; its schedules are used where right and faster."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from passel.backends.explain import InputSpec
@@ -136,6 +139,41 @@ def test_what_a_worker_runs_is_pickled_whole():
         assert function.__qualname__.count("<locals>") == 1
 
 
+def workers() -> list[int]:
+    """Processes that this one has started for TVM."""
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if "popen_worker" in " ".join(child.cmdline())]
+
+
+ABANDONED = """
+import sys, time
+from passel.backends.tvm.available import require
+require(1)
+from passel.backends.tvm.stubs import in_worker
+from tvm.support.popen_pool import PopenPoolExecutor
+pool = PopenPoolExecutor(max_workers=2, timeout=60, initializer=in_worker(1))
+jobs = [pool.submit(lambda: (__import__("time").sleep(1), __import__("os").getpid())[1])
+        for _ in range(2)]
+print(*[job.result() for job in jobs], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed():
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", ABANDONED], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        started = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert started
+    deadline = time.monotonic() + 60
+    while any(map(psutil.pid_exists, started)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(psutil.pid_exists, started))
+
+
 @pytest.fixture(scope="module")
 def tuning(machine, tmp_path_factory) -> tuple[Path, Tuned, list[Step]]:
     """A short real search."""
@@ -151,6 +189,7 @@ def test_a_search_leaves_records(tuning):
     records = (folder / "database_tuning_record.json").read_text().splitlines()
     assert len(records) >= 1
     assert len((folder / FILE).read_text().splitlines()) == tuned.trials
+    assert workers() == []
 
 
 @pytest.mark.slow

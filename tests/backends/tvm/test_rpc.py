@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -109,7 +109,7 @@ def tracker() -> Iterator[Remote]:
         _wait(lambda: _none([p for process in running for p in members(process.pid)]))
 
 
-def _wait(attempt, seconds: float = 60.0) -> None:
+def _wait(attempt: Callable[[], object], seconds: float = 240.0) -> None:
     """Try until it raises nothing."""
     deadline = time.monotonic() + seconds
     while True:
