@@ -27,6 +27,7 @@ from .errors import (
     VerificationError,
 )
 from .execution import lift
+from .lower_cuda import on_cuda
 from .lower_tvm import on_tvm
 from .onnx_form import as_onnx
 from .passes import Quantize
@@ -57,7 +58,8 @@ def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
         VerificationError: every lowering disagrees with the original.
     """
     if asked.backend == "tvm":
-        return on_tvm(job, captured, asked.target, verify=asked.verify)
+        on = on_tvm if asked.target.kind == "cpu" else on_cuda
+        return on(job, captured, asked.target, verify=asked.verify)
     if asked.backend == "torch":
         return on_torch(job, captured, verify=asked.verify)
     try:

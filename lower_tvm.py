@@ -45,7 +45,7 @@ def on_tvm(job: Job, captured: Captured, target: Target, *, verify: bool) -> Com
         VerificationError: the result disagrees with the original.
     """
     program = captured.program
-    inputs = _inputs(captured)
+    inputs = inputs_of(captured)
     machine = machine_for(target)
     with stage(job.report, "passes"):
         graph = formed(job.run(program))
@@ -140,7 +140,8 @@ def tell(job: Job, model: TvmModel, tuned: Tuned) -> None:
         )
 
 
-def _inputs(captured: Captured) -> Sequence[torch.Tensor]:
+def inputs_of(captured: Captured) -> Sequence[torch.Tensor]:
+    """The examples, or made ones for an ONNX model without."""
     program = captured.program
     if not isinstance(program, ir.Model):
         return captured.inputs or []

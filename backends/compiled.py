@@ -17,6 +17,9 @@ from . import saved
 from .choices import SessionChoice
 from .eager import EagerSession
 from .onnxruntime import Session
+from .saved import AnyModel
+from .tvm.cuda import CudaBuilt
+from .tvm.cuda_session import CudaSession
 from .tvm.model import TvmModel
 from .tvm.session import TvmSession
 
@@ -42,7 +45,7 @@ class CompiledModel:
 
     def __init__(
         self,
-        model: ir.Model | ExportedProgram | TvmModel,
+        model: AnyModel,
         signature: Signature,
         report: Report,
         target: str = "cpu",
@@ -76,7 +79,7 @@ class CompiledModel:
             InvalidInput: the model runs on torch or TVM, so there is none.
         """
         if not isinstance(self._model, ir.Model):
-            runtime = "TVM" if isinstance(self._model, TvmModel) else "torch"
+            runtime = "TVM" if isinstance(self._model, TvmModel | CudaBuilt) else "torch"
             raise InvalidInput(
                 f"onnx: expected a model on ONNX Runtime; this one runs on {runtime}"
             )
@@ -106,11 +109,11 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     return CompiledModel(parts.model, parts.signature, parts.report, parts.target, parts.choice)
 
 
-def _session(
-    model: ir.Model | ExportedProgram | TvmModel, target: str, choice: SessionChoice
-) -> AnySession:
+def _session(model: AnyModel, target: str, choice: SessionChoice) -> AnySession:
     if isinstance(model, ExportedProgram):
         return EagerSession(model)
     if isinstance(model, TvmModel):
         return TvmSession(model)
+    if isinstance(model, CudaBuilt):
+        return CudaSession(model)
     return Session(model, target, choice)

@@ -23,12 +23,16 @@ from ..signature import Signature
 from .choices import SessionChoice
 from .saved_report import report_of
 from .tvm.artefact import SUFFIX, load_model, save_model
+from .tvm.cuda import CudaBuilt, load_cuda, save_cuda
 from .tvm.model import TvmModel
 
 MANIFEST = "passel.json"
 FORMAT = 1
 STEMS = ("model", "model-2")
 """Taken in turn, so that a save never writes into the files of the one before it."""
+
+AnyModel = ir.Model | ExportedProgram | TvmModel | CudaBuilt
+"""A lowered model of any runtime."""
 
 FLAT = (
     "outputs come as a flat tuple: import the library that defines their type, such as "
@@ -40,7 +44,7 @@ FLAT = (
 class Saved:
     """Everything that a compiled model is made of again."""
 
-    model: ir.Model | ExportedProgram | TvmModel
+    model: AnyModel
     signature: Signature
     report: Report
     target: str
@@ -116,7 +120,7 @@ def _put(parts: Saved, folder: Path, stem: str) -> None:
     temporary.replace(folder / MANIFEST)
 
 
-def _put_model(model: ir.Model | ExportedProgram | TvmModel, stem: Path) -> str:
+def _put_model(model: AnyModel, stem: Path) -> str:
     """Write the model in its own format; the name of its file."""
     if isinstance(model, ir.Model):
         path = stem.with_suffix(".onnx")
@@ -124,6 +128,9 @@ def _put_model(model: ir.Model | ExportedProgram | TvmModel, stem: Path) -> str:
     elif isinstance(model, TvmModel):
         path = stem.with_suffix(SUFFIX)
         save_model(model, path)
+    elif isinstance(model, CudaBuilt):
+        path = stem.with_suffix(SUFFIX)
+        save_cuda(model, path)
     else:
         path = stem.with_suffix(".pt2")
         torch.export.save(model, path)
@@ -166,17 +173,17 @@ def _parts(folder: Path, manifest: dict[str, Any]) -> Saved:
     report.notes.append(f"loaded from {folder}")
     if manifest["signature"]["out_spec"] is not None and signature.out_spec is None:
         report.notes.append(FLAT)
-    model = _model(folder / Path(manifest["model"]).name)
+    model = _model(folder / Path(manifest["model"]).name, str(manifest["target"]))
     return Saved(model, signature, report, str(manifest["target"]), choice)
 
 
-def _model(path: Path) -> ir.Model | ExportedProgram | TvmModel:
+def _model(path: Path, target: str) -> AnyModel:
     if not path.is_file():
         raise InvalidModel(f"load: {str(path)!r} is missing: the saved model is not complete")
     if path.suffix == ".onnx":
         return read(path)
     if path.suffix == SUFFIX:
-        return load_model(path)
+        return load_model(path) if target == "cpu" else load_cuda(path)
     try:
         return torch.export.load(path)
     except Exception as error:

@@ -70,7 +70,7 @@ def _holds_blocks(block: "tvm.s_tir.SBlock") -> bool:
     import tvm_ffi
     from tvm import s_tir
 
-    found = []
+    found: list[Any] = []
     tvm_ffi.structural_walk(block.body, (s_tir.SBlock, found.append), order="post")
     return bool(found)
 

@@ -178,9 +178,7 @@ def _broadcast(index: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
     return [0 if one else i for i, one in zip(kept, ones, strict=True)]
 
 
-def _mixed(
-    shape: Shape, masked: Any, v: Callable[..., Any], result: Sequence[Any] | None
-) -> Any:
+def _mixed(shape: Shape, masked: Any, v: Callable[..., Any], result: Sequence[Any] | None) -> Any:
     from tvm import te, tirx
 
     t, u, w = (te.reduce_axis((0, shape.keys), name) for name in "tuw")

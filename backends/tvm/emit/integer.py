@@ -10,6 +10,7 @@ the codes for the next product where their scale is known.
 s and z may be one per tensor or one per row.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ....graph.ops import Dequantize, Linear
 from ..machine import Machine
 from ..vnni import GROUP, Dot, dot_of
 from .emitter import Emission
-from .expressions import moved, pointwise
+from .expressions import pointwise
 from .integer_weights import loaded, packed, stored
 
 if TYPE_CHECKING:
@@ -132,8 +133,15 @@ class _Product:
         return pointwise(self.emitter, "scale", element, sums, scale, self._constant(by_column))
 
     def _cut(self, result: "relax.Expr") -> "relax.Expr":
+        """The result without the columns that were added to the weight."""
+        from tvm import te
+
         shape = [*self.emitter.extents(result)[:-1], self.columns]
-        return moved(self.emitter, "columns", result, shape, lambda *i: i)
+
+        def compute(wide: Any) -> Any:
+            return te.compute(shape, lambda *i: wide(*i), name="columns")
+
+        return _alone(self.emitter, compute, result, "columns")
 
     def _constant(self, array: np.ndarray) -> "relax.Expr":
         return self.emitter.constant(array, self.op.weight.name)
@@ -166,11 +174,7 @@ def byte_sums(codes: Any, panels: Any, columns: int) -> Any:
 
 
 def _whole_groups(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
-    """Codes with zeros behind each row, so that rows are whole groups of four.
-
-    To TVM it looks like elementwise work of the product that makes the codes, but the result is
-    wider; so the kernel is marked as one that nothing is fused to.
-    """
+    """Codes with zeros behind each row, so that rows are whole groups of four."""
     from tvm import te, tirx
 
     *lead, depth = emitter.extents(codes)
@@ -184,10 +188,18 @@ def _whole_groups(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
 
         return te.compute([*lead, depth + missing], one, name="whole_groups")
 
+    return _alone(emitter, compute, codes, "whole_groups")
+
+
+def _alone(
+    emitter: "Emitter", compute: Callable[[Any], Any], x: "relax.Expr", name: str
+) -> "relax.Expr":
+    """A kernel that nothing is fused to.
+
+    What makes rows wider or narrower looks elementwise to TVM, but cannot be part of a product.
+    """
     attributes = {"op_pattern": OPAQUE}
-    return emitter.builder.emit_te(
-        compute, codes, primfunc_name_hint="whole_groups", primfunc_attrs=attributes
-    )
+    return emitter.builder.emit_te(compute, x, primfunc_name_hint=name, primfunc_attrs=attributes)
 
 
 def _row_sums(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":

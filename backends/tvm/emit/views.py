@@ -121,7 +121,9 @@ def _expand(op: Expand, value: Value) -> Step | None:
         return None
     lead = len(after) - len(before)
     repeated = [old == 1 != new for old, new in zip(before, after[lead:], strict=True)]
-    if any(old != new and not r for old, new, r in zip(before, after[lead:], repeated, strict=True)):
+    if any(
+        old != new and not r for old, new, r in zip(before, after[lead:], repeated, strict=True)
+    ):
         return None
     return lambda _, index: [0 if r else i for r, i in zip(repeated, index[lead:], strict=True)]
 

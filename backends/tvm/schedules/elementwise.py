@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
+from .columns import merged
 from .loops import allocate, index, sequence, serial
-from .row_columns import ColumnCode, merged
+from .row_columns import ColumnCode
 from .row_plan import Pass, RowPlan, aligned, planned
 from .stages import Loop, inlined, number_of, stages_of
 from .tasks import product, shared, unflattened
@@ -22,9 +23,7 @@ Expr = Any
 Stmt = Any
 
 
-def elementwise(
-    function: "tvm.tirx.PrimFunc", machine: Machine
-) -> "tvm.s_tir.Schedule | None":
+def elementwise(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.Schedule | None":
     """Arithmetic, casts, transposes, slices, joins, gathers."""
     from tvm import s_tir
 
@@ -82,9 +81,7 @@ def _flat(part: Pass, inner: Sequence[Loop], outputs: set[Any], machine: Machine
 
     def share(start: Expr, stop: Expr) -> list[Stmt]:
         code = ColumnCode(plan, machine)
-        loop = serial(
-            start, stop, lambda i: code.vector(part, {}, inner, i * index(width), width)
-        )
+        loop = serial(start, stop, lambda i: code.vector(part, {}, inner, i * index(width), width))
         return [*allocate(code.memory), loop]
 
     vectors = length // index(width)

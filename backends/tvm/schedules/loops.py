@@ -34,9 +34,7 @@ def serial(start: Expr, stop: Expr, make: Make) -> Stmt:
 
     var = tirx.Var("i", "int64")
     extent = as_index(stop) - as_index(start)
-    return tirx.For(
-        var, index(0), extent, tirx.ForKind.SERIAL, make(var + as_index(start))
-    )
+    return tirx.For(var, index(0), extent, tirx.ForKind.SERIAL, make(var + as_index(start)))
 
 
 def parallel(extent: Expr, make: Make) -> Stmt:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..machine import Machine
-from .loops import as_index, index, load, local, sequence, serial, store, vector
+from .columns import covered, extent_of, flat, folded, merged
+from .loops import index, load, local, sequence, serial, store, vector
 from .row_code import RowCode
 from .row_plan import Pass, RowPlan
 from .segments import segments
-from .stages import Loop, Stage, loads_of, number_of, simplified, substituted, uses, with_loads
+from .stages import Loop, Stage, number_of, simplified, substituted
 
 Expr = Any
 Stmt = Any
@@ -44,7 +45,7 @@ class ColumnCode(RowCode):
         if not any(stage.reduces for stage in part.stages):
             return 1
         inner = merged(part)[-1]
-        size = number_of(as_index(inner[-1].extent)) if len(inner) == 1 else _size(inner)
+        size = number_of(extent_of(inner))
         return PARTIAL if size is None else max(1, min(PARTIAL, size // self.lanes(part)))
 
     def row(self, at: dict[Var, Expr]) -> Stmt:
@@ -85,11 +86,11 @@ class ColumnCode(RowCode):
     ) -> Stmt:
         if outer:
             first, *rest = outer
-            extent = _extent(first)
+            extent = extent_of(first)
             return serial(
                 index(0),
                 extent,
-                lambda i: self._nest(part, rest, inner, {**at, **_flat(first, i)}),
+                lambda i: self._nest(part, rest, inner, {**at, **flat(first, i)}),
             )
         statements: list[Stmt] = []
         for start, stop, segment in segments(part, inner):
@@ -121,7 +122,7 @@ class ColumnCode(RowCode):
         """One vector of a pass, from this position of the merged columns `inner`."""
         first = slot * self.lanes(part)
         return vector(
-            lanes, lambda v: self._point(part, {**at, **_flat(inner, position + v)}, v, first)
+            lanes, lambda v: self._point(part, {**at, **flat(inner, position + v)}, v, first)
         )
 
     def _point(self, part: Pass, at: dict[Var, Expr], lane: Expr, slot: int) -> Stmt:
@@ -158,12 +159,8 @@ class ColumnCode(RowCode):
 
             return lane
 
-        statements = [vector(width, onto(k * width)) for k in range(1, count)]
-        half = width // 2
-        while half:
-            statements.append(vector(half, onto(half)))
-            half //= 2
-        return statements
+        onto_first = [vector(width, onto(k * width)) for k in range(1, count)]
+        return [*onto_first, *folded(sums, width, stage.combine)]  # type: ignore[arg-type]
 
 
 def neutral(stage: Stage) -> Expr:
@@ -174,81 +171,3 @@ def neutral(stage: Stage) -> Expr:
     if stage.combine is tirx.Add:
         return tirx.const(0, dtype)
     return tirx.const(1, dtype) if stage.combine is tirx.Mul else stage.init
-
-
-def covered(
-    extent: Expr, width: int, unroll: int, point: Callable[[Expr, int, int], Stmt]
-) -> list[Stmt]:
-    """Statements over [0, extent): `point(position, lanes, slot)`, `unroll` vectors at a time."""
-    size = number_of(extent)
-    step = width * unroll
-    whole, vectors = extent // index(step), extent // index(width)
-    wide = [
-        serial(
-            index(0),
-            whole,
-            lambda i: sequence(
-                [point(i * index(step) + index(k * width), width, k) for k in range(unroll)]
-            ),
-        )
-    ]
-    if size is None:
-        return [
-            *wide,
-            serial(whole * index(unroll), vectors, lambda i: point(i * index(width), width, 0)),
-            serial(vectors * index(width), extent, lambda i: point(i, 1, 0)),
-        ]
-    done = size // step * step
-    statements = wide if done else []
-    for slot, position in enumerate(range(done, size - width + 1, width)):
-        statements.append(point(index(position), width, slot))
-    rest = size % width
-    return [*statements, point(index(size - rest), rest, 0)] if rest else statements
-
-
-def merged(part: Pass) -> list[list[Loop]]:
-    """The columns, in groups that every access sees as one contiguous axis."""
-    accesses = [(s.buffer, s.indices) for s in part.stages if not s.reduces]
-    accesses += [(x.source, x.indices) for s in part.stages for x in loads_of(s.value)]
-    outside = [with_loads(s.value, lambda _: index(0)) for s in part.stages]
-    groups = [[part.columns[0]]]
-    for before, loop in zip(part.columns, part.columns[1:], strict=False):
-        bare = any(uses(value, v.var) for value in outside for v in (before, loop))
-        if not bare and all(_contiguous(before, loop, *access) for access in accesses):
-            groups[-1].append(loop)
-        else:
-            groups.append([loop])
-    return groups
-
-
-def _contiguous(outer: Loop, inner: Loop, buffer: Any, indices: Sequence[Expr]) -> bool:
-    """Whether an access steps through both loops as through one, or depends on neither."""
-    used = [k for k, i in enumerate(indices) if uses(i, outer.var) or uses(i, inner.var)]
-    if not used:
-        return True
-    if len(used) != 2 or used[1] != used[0] + 1:
-        return False
-    first, second = (indices[k] for k in used)
-    extents = (number_of(buffer.shape[used[1]]), inner.size)
-    return (
-        first.same_as(outer.var)
-        and second.same_as(inner.var)
-        and extents[0] is not None
-        and extents[0] == extents[1]
-    )
-
-
-def _extent(loops: Sequence[Loop]) -> Expr:
-    from .tasks import product
-
-    return product([loop.extent for loop in loops])
-
-
-def _size(loops: Sequence[Loop]) -> int | None:
-    return number_of(_extent(loops))
-
-
-def _flat(loops: Sequence[Loop], position: Expr) -> dict[Var, Expr]:
-    """A position along merged loops: they are contiguous, so that the last one may run over."""
-    *outer, last = loops
-    return {**{loop.var: index(0) for loop in outer}, last.var: position}

@@ -179,9 +179,7 @@ def planned(stages: Sequence[Stage], rows: tuple[Loop, ...], outputs: set[Var]) 
         groups.setdefault(key, []).append(position)
     ordered = sorted(groups, key=lambda key: (key[0], bool(key[1]), groups[key][0]))
     kept = {
-        stage.buffer: _kept_axes(stage, rows)
-        for stage in stages
-        if stage.buffer not in outputs
+        stage.buffer: _kept_axes(stage, rows) for stage in stages if stage.buffer not in outputs
     }
     passes = [pass_over([stages[position] for position in groups[key]]) for key in ordered]
     return RowPlan(rows, tuple(passes), kept)
@@ -216,9 +214,7 @@ def _wait(writer: Stage, reader: Stage, load: Any) -> int:
 def is_pointwise(writer: Stage, reader: Stage, load: Any) -> bool:
     """Whether a load wants what the writer makes at the very point where the reader is."""
     return (
-        not writer.reduces
-        and writer.loops == reader.loops
-        and same(writer.indices, load.indices)
+        not writer.reduces and writer.loops == reader.loops and same(writer.indices, load.indices)
     )
 
 

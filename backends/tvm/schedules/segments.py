@@ -6,11 +6,13 @@ need both, TVM gives the vector up and goes by single elements.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from .loops import index
 from .row_plan import Pass
 from .stages import Loop, number_of, simplified, substituted, uses
+from .tasks import product
 
 Expr = Any
 MOST = 8
@@ -19,8 +21,6 @@ MOST = 8
 
 def segments(part: Pass, inner: Sequence[Loop]) -> list[tuple[Expr, Expr, Pass]]:
     """Start and end of each piece of the merged columns `inner`, and the pass as it is there."""
-    from .tasks import product
-
     extent = product([loop.extent for loop in inner])
     size = number_of(extent)
     cuts = _cuts(part, inner[-1], size) if len(inner) == 1 and size is not None else []
@@ -29,7 +29,7 @@ def segments(part: Pass, inner: Sequence[Loop]) -> list[tuple[Expr, Expr, Pass]]
     bounds = [0, *cuts, size]
     return [
         (index(start), index(stop), _within(part, inner[-1], start, stop))
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in pairwise(bounds)
     ]
 
 

@@ -8,7 +8,7 @@ both forms and looks.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .loops import as_index, index, parallel, sequence, serial
+from .loops import as_index, index, parallel, sequence
 from .stages import Loop, number_of, simplified, substituted
 
 SMALL = 8192
@@ -77,9 +77,7 @@ def _least(work: Expr) -> int:
     return number_of(simplified(substituted(work, {var: index(1) for var in found}))) or 0
 
 
-def _spread(
-    count: Expr, threads: int, make: Callable[[Expr, Expr], Sequence[Stmt]]
-) -> Stmt:
+def _spread(count: Expr, threads: int, make: Callable[[Expr, Expr], Sequence[Stmt]]) -> Stmt:
     tasks = min(number_of(count) or threads, threads)
 
     def share(task: Expr) -> Stmt:
@@ -87,8 +85,3 @@ def _spread(
         return sequence(make(start, count * (task + index(1)) // index(tasks)))
 
     return parallel(index(tasks), share)
-
-
-def every(start: Expr, stop: Expr, make: Callable[[Expr], Stmt]) -> Stmt:
-    """One share as a loop."""
-    return serial(start, stop, make)

@@ -1,0 +1,69 @@
+"""From a captured model to CUDA code by Apache TVM, for a GPU that need not be in this computer."""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+import torch
+
+from .backends.compiled import CompiledModel
+from .backends.target import Target
+from .backends.tvm.cuda import CudaBuilt, build_cuda
+from .backends.tvm.cuda_session import CudaSession
+from .capture import Captured
+from .errors import BackendUnavailable
+from .lower_tvm import formed, inputs_of
+from .pipeline import Job, stage
+
+
+class Elsewhere:
+    """Stands for the session of a model that this machine cannot run; calls say why."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def run_arrays(self, arrays: Sequence[np.ndarray]) -> NoReturn:
+        """Raise `BackendUnavailable`."""
+        raise BackendUnavailable(self.why)
+
+    def run_tensors(self, tensors: Sequence[torch.Tensor]) -> NoReturn:
+        """Raise `BackendUnavailable`."""
+        raise BackendUnavailable(self.why)
+
+
+def on_cuda(job: Job, captured: Captured, target: Target, *, verify: bool) -> CompiledModel:
+    """Run the passes, and compile what they made for a GPU; verified where there is one.
+
+    Without one, every kernel is still compared with its plain form on this CPU.
+
+    Raises:
+        BackendUnavailable: TVM is missing, or the target names no architecture and there is no GPU.
+        UnsupportedModel: operators or kernels that have no lowering; all of them are named.
+        VerificationError: the result disagrees with the original.
+    """
+    aim = Target.of(target)
+    program, inputs = captured.program, inputs_of(captured)
+    with stage(job.report, "passes"):
+        graph = formed(job.run(program))
+    with stage(job.report, "tvm"):
+        built = build_cuda(graph, aim.arch)
+    report = job.report
+    report.chosen = {"backend": "tvm", "arch": built.arch, "kernels": len(built.model.rules)}
+    report.notes += built.model.notes
+    session = running(built)
+    if isinstance(session, Elsewhere):
+        report.verified = f"kernel by kernel on this CPU: {session.why}"
+    elif verify:
+        with stage(report, "verify"):
+            batches = job.batches(captured, inputs)
+            errors = job.checker(program, batches)(session.run_arrays)
+            job.accept(program, errors, batches, "on the runtime")
+    return CompiledModel(built, captured.signature, report, "cuda", session=session)
+
+
+def running(built: CudaBuilt) -> CudaSession | Elsewhere:
+    """The model on this machine's GPU, or what says that there is none."""
+    try:
+        return CudaSession(built)
+    except BackendUnavailable as error:
+        return Elsewhere(str(error))
