@@ -70,26 +70,30 @@ def test_tune_then_look_up(tmp_path, monkeypatch, cache):
 
 @pytest.fixture
 def fragile(monkeypatch):
-    """Candidates of which one form crashes, and another hangs."""
-    line = [sys.executable, "-W", "ignore", str(CRASHING)]
-    monkeypatch.setattr(tuner, "command", lambda _, folder: [*line, folder])
+    """Lets one form of candidates crash or hang."""
+
+    def make(how):
+        line = [sys.executable, "-W", "ignore", str(CRASHING)]
+        monkeypatch.setattr(tuner, "command", lambda _, folder: [*line, folder, how])
+
+    return make
 
 
-@pytest.mark.usefixtures("fragile")
-def test_a_candidate_that_crashes_ends_its_trial_only():
+def test_a_candidate_that_crashes_ends_its_trial_only(fragile):
+    fragile("crash")
     model, x = net(), example()
-    tuned = passel.autotune(model, x, trials=3, threads=1)
+    tuned = passel.autotune(model, x, trials=2, threads=1)
     assert "1 candidates failed: the process was ended by SIGSEGV" in tuned.report.notes
     assert tuned.report.chosen["trials"]["failed"] == 1
     assert close(tuned(x), model(x))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fragile")
-def test_a_candidate_that_hangs_ends_its_trial_only(monkeypatch):
+def test_a_candidate_that_hangs_ends_its_trial_only(fragile, monkeypatch):
+    fragile("hang")
     monkeypatch.setattr(stable, "BUILD_SECONDS", 25.0)
     model, x = net(), example()
-    tuned = passel.autotune(model, x, trials=5, threads=1)
+    tuned = passel.autotune(model, x, trials=2, threads=1)
     assert "1 candidates failed: no answer within 25 s" in tuned.report.notes
     assert close(tuned(x), model(x))
 

@@ -28,6 +28,19 @@ def _reduction(emitter: "Emitter", call: Call) -> "relax.Expr":
     return reduced(emitter, fn, x, _axes(call), keepdims=_keeps(call), dtype=call.dtype)
 
 
+def _divides(call: Call) -> bool:
+    return call.get("correction") in (None, 0, 1)
+
+
+@aten("std.default", "std.dim", "std.correction", when=_divides)
+def _std(emitter: "Emitter", call: Call) -> "relax.Expr":
+    correction = call.get("correction")
+    unbiased = call.get("unbiased") in (True, None) if correction is None else correction == 1
+    fn, x = "var_unbiased" if unbiased else "var", call.tensor("self")
+    found = reduced(emitter, fn, x, _axes(call), keepdims=_keeps(call), dtype=call.dtype)
+    return applied(emitter, "sqrt", call.dtype, found)
+
+
 @aten("linalg_vector_norm.default", when=lambda call: call["ord"] == 2)
 def _vector_norm(emitter: "Emitter", call: Call) -> "relax.Expr":
     dtype = call.dtype

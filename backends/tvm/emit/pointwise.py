@@ -8,6 +8,7 @@ import numpy as np
 from ....graph import Value, is_float
 from ....graph.ops import Cast, Elementwise
 from .expressions import NARROW, align, dtype_of, pointwise
+from .float8 import decoded, encoded, is_float8
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -73,6 +74,11 @@ def casted(emitter: "Emitter", x: "relax.Expr", dtype: str) -> "relax.Expr":
     before = dtype_of(x)
     if dtype == "bool" and before != "bool":
         return emitter.emit(relax.op.not_equal(x, emitter.number(0, before)))
+    if is_float8(before):
+        return emitter.cast(pointwise(emitter, "decode", lambda e: decoded(e, before), x), dtype)
+    if is_float8(dtype):
+        wide = emitter.cast(x, "float64" if before == "float64" else "float32")
+        return pointwise(emitter, "encode", lambda e: encoded(e, dtype, dtype_of(wide)), wide)
     return emitter.cast(x, dtype)
 
 

@@ -11,6 +11,7 @@ from ....graph import Value
 from ....graph.ops import Dequantize, DynamicQuantize, Quantize
 from ....graph.quant_numbers import is_integer, limits
 from .expressions import pointwise
+from .float8 import decoded, encoded, is_float8
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -33,8 +34,11 @@ def dequantize(emitter: "Emitter", op: Dequantize) -> "list[relax.Expr]":
     wide = "float32" if exact and op.scale.dtype != np.float64 else "float64"
     dtype = emitter.dtype(op.output)
 
+    codes = emitter.dtype(op.x)
+    narrow = is_float8(codes)
+
     def element(code: Any, scale: Any, *zero_point: Any) -> Any:
-        centred = code.astype(wide)
+        centred = (decoded(code, codes) if narrow else code).astype(wide)
         if zero_point:
             centred = centred - zero_point[0].astype(wide)
         return (centred * scale.astype(wide)).astype(dtype)
@@ -82,7 +86,7 @@ def _coded(codes: np.dtype, wide: str, carrier: str) -> Any:
     from tvm import tirx
 
     low, high = (tirx.const(bound, wide) for bound in limits(codes))
-    whole = is_integer(codes)
+    whole, narrow = is_integer(codes), is_float8(carrier)
 
     def element(x: Any, scale: Any, *zero_point: Any) -> Any:
         ratio = x.astype(wide) / scale.astype(wide)
@@ -91,7 +95,9 @@ def _coded(codes: np.dtype, wide: str, carrier: str) -> Any:
         if zero_point:
             ratio = ratio + zero_point[0].astype(wide)
         clipped = tirx.max(tirx.min(ratio, high), low)
-        return clipped.astype("int32").astype(carrier) if whole else clipped.astype(carrier)
+        if whole:
+            return clipped.astype("int32").astype(carrier)
+        return encoded(clipped, carrier, wide) if narrow else clipped.astype(carrier)
 
     return element
 

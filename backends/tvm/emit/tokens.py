@@ -164,7 +164,8 @@ def _sort_key(element: Any, dtype: str, largest: bool) -> Any:
         element, dtype = element.astype("float32"), "float32"
     if dtype in ("float32", "float64"):
         kind = dtype.replace("float", "int")
-        bits = tirx.reinterpret(kind, element + tirx.const(0, dtype))  # −0 becomes 0
+        zero = tirx.const(0, dtype)
+        bits = tirx.reinterpret(kind, tirx.Select(element.equal(zero), zero, element))  # no −0
         top = tirx.max_value(kind)
         key = tirx.Select(bits < 0, bits ^ top, bits)
         key = tirx.Select(tirx.isnan(element), top, key)

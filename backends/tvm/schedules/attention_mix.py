@@ -31,13 +31,10 @@ def mix(tile: Tile, b: Expr, group: Expr, groups: Expr, stop: Expr) -> Stmt:
     chunks = (stop + index(CHUNK - 1)) // index(CHUNK)
 
     def clear(r: Expr) -> Stmt:
-        wide = tile.padded_depth()
-        return sequence(
-            [
-                vector(tile.lanes, lambda v, e=e: tile.zero(tile.mixed, [r, index(e) + v]))
-                for e in range(0, wide, tile.lanes)
-            ]
-        )
+        def block(e: int) -> Stmt:
+            return vector(tile.lanes, lambda v: tile.zero(tile.mixed, [r, index(e) + v]))
+
+        return sequence([block(e) for e in range(0, tile.padded_depth(), tile.lanes)])
 
     return sequence(
         [

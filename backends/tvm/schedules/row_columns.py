@@ -139,14 +139,12 @@ class ColumnCode(RowCode):
         return sequence(statements)
 
     def _cleared(self, part: Pass, stage: Stage) -> Stmt:
-        sums = self.sums[stage.buffer]
-        start = neutral(stage)
-        return sequence(
-            [
-                vector(self.lanes(part), lambda v, k=k: store(sums, start, [index(k) + v]))
-                for k in range(0, self.partial(part) * self.lanes(part), self.lanes(part))
-            ]
-        )
+        sums, start, width = self.sums[stage.buffer], neutral(stage), self.lanes(part)
+
+        def block(position: int) -> Stmt:
+            return vector(width, lambda v: store(sums, start, [index(position) + v]))
+
+        return sequence([block(k * width) for k in range(self.partial(part))])
 
     def _added_up(self, part: Pass, stage: Stage) -> list[Stmt]:
         """Combine the partial results into the first of them, half onto half."""

@@ -53,13 +53,15 @@ def _changes(comparison: Expr, loop: Loop, size: int) -> list[int]:
     if not uses(comparison, loop.var) or "int" not in str(comparison.a.ty):
         return []
     difference = comparison.a - comparison.b
-    at_zero = number_of(simplified(substituted(difference, {loop.var: index(0)})))
-    slope = number_of(simplified(difference - loop.var))
-    if at_zero is None or slope is None or at_zero != slope:
-        return []
-    strict = isinstance(comparison, tirx.LT | tirx.GE)
-    cut = -at_zero if strict else -at_zero + 1
-    return [cut] if 0 < cut < size else []
+    for slope, rest in ((1, difference - loop.var), (-1, difference + loop.var)):
+        constant = number_of(simplified(rest))
+        if constant is None:
+            continue
+        root = -constant * slope
+        below = isinstance(comparison, tirx.LT | tirx.GE)
+        cut = root if below == (slope == 1) else root + 1
+        return [cut] if 0 < cut < size else []
+    return []
 
 
 def _within(part: Pass, loop: Loop, start: int, stop: int) -> Pass:

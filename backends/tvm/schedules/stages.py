@@ -162,7 +162,16 @@ def _of_block(loops: list[Any], realize: Any, store: Any, ones: bool) -> Stage |
     indices = tuple(substituted(index, bound) for index in store.indices)
     value = substituted(store.value, bound)
     plain = Stage(store.buffer, indices, tuple(kept), value)
-    return plain if block.init is None else _reduction(plain, block.init)
+    if block.init is None:
+        return plain
+    stage = _reduction(plain, block.init)
+    return stage if stage is None or any(loop.reduces for loop in kept) else _of_one(stage)
+
+
+def _of_one(stage: Stage) -> Stage:
+    """A reduction of one element, whose loop has been dropped."""
+    assert stage.combine is not None
+    return replace(stage, value=stage.combine(stage.init, stage.value), combine=None, init=None)
 
 
 def _reduction(stage: Stage, init: Any) -> Stage | None:

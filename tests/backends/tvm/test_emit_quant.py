@@ -11,7 +11,7 @@ import pytest
 from passel.backends.tvm.emit import emit
 from passel.graph import Graph
 from passel.graph import onnx as onnx_view
-from passel.graph.ops import Dequantize, DynamicQuantize, Quantize
+from passel.graph.ops import Cast, Dequantize, DynamicQuantize, Quantize
 from passel.graph.quant_numbers import dequantized, dynamically_quantized, quantized
 from tests.backends.tvm.emission import built, running
 
@@ -35,7 +35,9 @@ class Grid:
         if self.axis is not None:
             shape = (4, 6)[self.axis : self.axis + 1]
             if self.block:
-                shape = tuple(-(-n // self.block) if k == self.axis else n for k, n in enumerate((4, 6)))
+                shape = tuple(
+                    -(-n // self.block) if k == self.axis else n for k, n in enumerate((4, 6))
+                )
         scale = rng.uniform(0.05, 0.4, shape).astype(self.scale)
         zero = rng.integers(0, 3, shape).astype(np.int32).astype(self.codes)
         return scale, zero if self.zero else None
@@ -61,7 +63,9 @@ def both(grid: Grid, x: np.ndarray) -> tuple[Graph, list[np.ndarray]]:
     constants = [graph.constant(a, "grid") for a in (scale, zero) if a is not None]
     where = {"axis": grid.axis, "block": grid.block}
     source = graph.inputs[0]
-    coded = graph.add(Quantize(inputs=[source, *constants], **where), ((4, 6), np.dtype(grid.codes)))
+    coded = graph.add(
+        Quantize(inputs=[source, *constants], **where), ((4, 6), np.dtype(grid.codes))
+    )
     made = graph.add(
         Dequantize(inputs=[coded.output, *constants], **where), ((4, 6), np.dtype(grid.scale))
     )
@@ -134,3 +138,21 @@ def test_float8(machine, kind):
     found = built(graph, machine)([x])
     assert np.array_equal(found[0].view(np.uint8), codes.view(np.uint8))
     assert np.array_equal(found[1], y)
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_every_float8_is_written_and_read_as_it_is(machine, kind):
+    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(EMPTY)))
+    codes = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
+    finite = codes[np.isfinite(codes)]
+    x = np.concatenate([finite, finite * np.float32(1.03125), finite * np.float32(0.96875)])
+    x = np.append(x[np.abs(x) <= float(ml_dtypes.finfo(kind).max)], np.float32(np.nan))
+    (source,), float32 = graph.inputs, np.dtype(np.float32)
+    source.shape = x.shape
+    narrow = graph.add(Cast(inputs=[source], dtype=np.dtype(kind)), (x.shape, np.dtype(kind)))
+    wide = graph.add(Cast(inputs=[narrow.output], dtype=float32), (x.shape, float32))
+    graph.outputs = [narrow.output, wide.output]
+    found = built(graph, machine)([x])
+    expected = x.astype(kind)
+    assert np.array_equal(found[0][:-1].view(np.uint8), expected[:-1].view(np.uint8))
+    assert np.array_equal(found[1], expected.astype(np.float32), equal_nan=True)

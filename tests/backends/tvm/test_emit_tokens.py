@@ -114,7 +114,9 @@ def test_take_and_put_along_any_axes(machine):
     (taken,) = built(graph, machine)(inputs)
     rows = np.arange(3)[:, None]
     assert np.array_equal(taken, x.transpose(0, 2, 1, 3)[rows, i].transpose(0, 2, 1, 3))
-    graph = alone(Put(axis=2, batch=0), IDENTITY, (*(a.shape for a in inputs[:3]), x.shape), x.dtype)
+    graph = alone(
+        Put(axis=2, batch=0), IDENTITY, (*(a.shape for a in inputs[:3]), x.shape), x.dtype
+    )
     (put,) = built(graph, machine)(inputs)
     expected = x.transpose(0, 2, 1, 3).copy()
     expected[rows, i] = u.transpose(0, 2, 1, 3)
@@ -143,7 +145,9 @@ def test_scatters_of_rows_and_sums(machine, onnx_text):
             d = GatherND(x, i)
             e = GatherElements<axis = 1>(x, j)
         }"""
-    x, u, w = (noise(*shape, seed=k).numpy() for k, shape in enumerate([(4, 3, 2), (2, 2, 2), (4, 1, 2)]))
+    x, u, w = (
+        noise(*shape, seed=k).numpy() for k, shape in enumerate([(4, 3, 2), (2, 2, 2), (4, 1, 2)])
+    )
     i = np.array([[[0, 1], [3, -1]], [[-2, 0], [1, 2]]])
     j = np.array([0, 2, -1, 1, 1, 0, -3, 2]).reshape(4, 1, 2)
     graph, run = onnx_text(text, x, i, u, j, w)

@@ -7,6 +7,7 @@ from tests.backends.tvm.product_kernels import (
     apart,
     compiled,
     computed,
+    dense,
     difference,
     heads,
     image,
@@ -39,6 +40,17 @@ def test_transposed_operand(shape: tuple[int, int, int], mcpu: str) -> None:
 def test_types(dtype: str, total: str, bound: float, mcpu: str) -> None:
     lanes = machine(mcpu).lanes(64 if total == "float64" else 32)
     assert difference(packed(11, 45, 23, lanes, dtype, total), mcpu) < bound
+
+
+def test_sums_of_float16_are_kept_in_float32() -> None:
+    import numpy as np
+    import tvm
+
+    _, tiled = compiled(dense(3, 16, 4096, "float16"), "znver4")
+    a, b, c = (np.ones(shape, np.float16) for shape in ((3, 4096), (4096, 16), (3, 16)))
+    arguments = [tvm.runtime.tensor(array) for array in (a, b, c)]
+    tiled(*arguments)
+    assert (arguments[-1].numpy() == 4096).all()  # float16 itself cannot count beyond 2048
 
 
 @pytest.mark.parametrize("mcpu", MACHINES)
