@@ -15,7 +15,7 @@ from .backends.tuning.subject import Subject
 from .backends.tuning.worker import die_with_parent, private_output, serve
 from .capture import Captured, quiet
 from .pipeline import Job, output_names
-from .planned import Program, job_of, program
+from .planned import Program, job_of, program, tune_for
 from .signature import Signature
 from .verify import compare, first_violation, worst_of
 
@@ -28,7 +28,9 @@ class Planned:
         self._subject = subject
         examples = subject.batches[0][0] if subject.real else ()
         self._job: Job = job_of(plan, max_error=subject.max_error, examples=examples)
-        self._program: Program = program(plan, self._job, _captured(plan, subject), subject.target)
+        captured = _captured(plan, subject)
+        tune_for(plan, captured, subject.target)
+        self._program: Program = program(plan, self._job, captured, subject.target)
         self.fingerprint = self._program.fingerprint
         self._inputs = subject.inputs
 

@@ -34,10 +34,13 @@ FORM = ("canonicalize", "merge-linears", "flatten-tokens", "canonicalize", "elim
 """What a graph goes through after the passes: matrices instead of batches, wide products."""
 
 
-def on_tvm(job: Job, captured: Captured, target: Target, *, verify: bool) -> CompiledModel:
+def on_tvm(
+    job: Job, captured: Captured, target: Target, *, verify: bool, tuned: bool = True
+) -> CompiledModel:
     """Run the passes on the program as it came, and compile what they made.
 
-    Kernels that were tuned on this machine before run as they were found fastest.
+    Args:
+        tuned: run kernels that were tuned on this machine before as they were found fastest.
 
     Raises:
         BackendUnavailable: TVM is missing or does not fit.
@@ -49,16 +52,16 @@ def on_tvm(job: Job, captured: Captured, target: Target, *, verify: bool) -> Com
     machine = machine_for(target)
     with stage(job.report, "passes"):
         graph = formed(job.run(program))
-    tuned = Tuned.load(kernel_folder(machine))
+    known = Tuned.load(kernel_folder(machine)) if tuned else Tuned()
     with stage(job.report, "tvm"):
-        model = build_model(graph, machine, tuned=tuned if tuned.winners else None)
+        model = build_model(graph, machine, tuned=known if known.winners else None)
         session = TvmSession(model)
     if verify:
         with stage(job.report, "verify"):
             batches = job.batches(captured, inputs)
             errors = job.checker(program, batches)(session.run_arrays)
             job.accept(program, errors, batches, "on the runtime")
-    tell(job, model, tuned)
+    tell(job, model, known)
     return CompiledModel(model, captured.signature, job.report, target.kind, session=session)
 
 

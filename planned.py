@@ -149,8 +149,17 @@ def tvm_model(plan: Plan, job: Job, captured: Captured, target: str) -> Program:
     from .lower_tvm import on_tvm
 
     aim = replace(Target.of(target), threads=plan.threads)
-    made = on_tvm(job, captured, aim, verify=False)
+    made = on_tvm(job, captured, aim, verify=False, tuned=bool(plan.kernels))
     return Program(plan, made._session, made._model, captured.program)
+
+
+def tune_for(plan: Plan, captured: Captured, target: str) -> None:
+    """Tune TVM's kernels for a plan that wants them tuned."""
+    from .lower_tvm import tune_kernels
+
+    if plan.kernels:
+        aim = replace(Target.of(target), threads=plan.threads)
+        tune_kernels(job_of(plan), captured, aim, plan.kernels)
 
 
 def planned_model(

@@ -163,6 +163,7 @@ class Tuner:
                 cores=usable_cores(asked.target),
                 threads=asked.threads,
                 throughput=asked.objective == "throughput",
+                kernel_seconds=asked.limits.kernel_seconds,
             )
 
     def result(self, found: Found) -> CompiledModel:

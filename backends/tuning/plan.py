@@ -29,6 +29,8 @@ class Plan:
         threads: worker threads of one call; 0 for the runtime's own choice.
         affinity: processors (from 0) to run on, one a thread; () leaves that to the system.
         streams: calls that run at once, from as many threads of the caller's.
+        kernels: seconds for which TVM's kernels are tuned on the machine before a candidate is
+            built; 0 for passel's own schedules. What was found is used again, not searched again.
 
     Raises:
         InvalidInput: an unknown backend or level, or a number out of range.
@@ -41,6 +43,7 @@ class Plan:
     threads: int = 0
     affinity: tuple[int, ...] = ()
     streams: int = 1
+    kernels: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -52,6 +55,8 @@ class Plan:
             raise InvalidInput(f"plan: expected a level of {known}, got {self.session.level!r}")
         if self.threads < 0 or self.streams < 1 or any(place < 0 for place in self.affinity):
             raise InvalidInput(f"plan: expected threads and streams, got {self!r}")
+        if not self.kernels >= 0:
+            raise InvalidInput(f"plan: expected seconds, got kernels={self.kernels!r}")
 
     @property
     def session_choice(self) -> SessionChoice:
@@ -62,7 +67,7 @@ class Plan:
     @property
     def graph(self) -> tuple[object, ...]:
         """What decides the results of the program: all but how it is run."""
-        return self.backend, self.passes, self.form
+        return self.backend, self.passes, self.form, bool(self.kernels)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON writes it."""
@@ -114,6 +119,7 @@ class Plan:
         parts += [f"{self.threads} threads" if self.threads else "", _session(self.session)]
         parts += [f"on processors {_listed(self.affinity)}" if self.affinity else ""]
         parts += [f"{self.streams} at once" if self.streams > 1 else ""]
+        parts += ["tuned kernels" if self.kernels else ""]
         return ", ".join(part for part in parts if part)
 
 

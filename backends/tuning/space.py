@@ -49,6 +49,7 @@ class Space:
         cores: processors that may be used.
         threads: what the caller fixed; 0 leaves it open.
         throughput: whether as many calls as fit the cores run at once.
+        kernel_seconds: how long TVM's kernels may be tuned for a plan; 0 leaves them as they are.
     """
 
     pipeline: tuple[tuple[str, str], ...] = ()
@@ -58,6 +59,7 @@ class Space:
     cores: tuple[int, ...] = (0,)
     threads: int = 0
     throughput: bool = False
+    kernel_seconds: float = 0.0
 
     @property
     def baseline(self) -> Plan:
@@ -78,7 +80,12 @@ class Space:
             return self._on_onnxruntime(passes, suggest("form", FORM.options), suggest)
         threads = suggest("workers", self._threads[1:] or self._threads)
         streams = self._streams(threads) if backend == "torch" else 1
-        return Plan(passes, backend, "", threads=threads, streams=streams)
+        tuned = self._tunes(backend) and suggest("kernels", (OFF, ON)) == ON
+        seconds = self.kernel_seconds if tuned else 0.0
+        return Plan(passes, backend, "", threads=threads, streams=streams, kernels=seconds)
+
+    def _tunes(self, backend: str) -> bool:
+        return backend == "tvm" and self.kernel_seconds > 0
 
     def _passes(self, backend: str, suggest: Suggest) -> Iterator[str]:
         """Every pass decides once, however often it runs."""
@@ -122,6 +129,7 @@ class Space:
         found = [{**usual, "passes": OFF}, usual]
         found += [{**usual, "form": form} for form in FORM.options[1:]]
         found += [{**usual, "backend": name} for name in self.backends[1:]]
+        found += [{**usual, "backend": n, "kernels": ON} for n in self.backends if self._tunes(n)]
         found += [{**usual, "scheme": scheme} for scheme in self.schemes]
         found += [{**usual, "threads": count} for count in self._threads[1:]]
         found += [{**usual, "spinning": False}, {**usual, "passes": OFF, "level": "extended"}]
@@ -155,18 +163,21 @@ def space_of(
     cores: tuple[int, ...] = (0,),
     threads: int = 0,
     throughput: bool = False,
+    kernel_seconds: float = 0.0,
 ) -> Space:
     """The space of a model; runs the passes on `graph`, which is edited.
 
     Args:
         passes: what may run, as the caller asked for it.
-        backends, schemes, cores, threads, throughput: see `Space`.
+        backends, schemes, cores, threads, throughput, kernel_seconds: see `Space`.
     """
     pipeline = tuple((one.name, one.spec) for one in passes)
     variants = explored(graph, passes)
     added = [name for name in variants if name not in dict(pipeline)]
     pipeline += tuple((name, variants[name][1]) for name in added)
-    return Space(pipeline, variants, backends, schemes, cores, threads, throughput)
+    return Space(
+        pipeline, variants, backends, schemes, cores, threads, throughput, kernel_seconds
+    )
 
 
 def explored(graph: Graph, passes: Sequence[AnyPass]) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,8 @@ from .plan import Plan
 
 BUILD_SECONDS, CALL_SECONDS = 300.0, 120.0
 """How long a candidate may take to build and verify, and to answer any other order."""
+OVERRUN = 2.0
+"""How far tuning kernels may exceed its seconds: a round that has begun is finished."""
 
 
 LOST_PROCESS = "Lost"
@@ -123,7 +125,7 @@ class Stable:
         self._busy[child.pid] = (own, child)
         order = {"do": "build", "plan": plan.to_dict()}
         try:
-            answer = asked(child, order, BUILD_SECONDS)
+            answer = asked(child, order, BUILD_SECONDS + OVERRUN * plan.kernels)
         except Failed as failed:
             self._let_go(child, broken=failed.kind == LOST_PROCESS)
             raise

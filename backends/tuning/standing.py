@@ -19,6 +19,8 @@ SECONDS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 """Units of time."""
 CONFIRMING = 10.0
 """Seconds that starting the winner and the baseline once more and timing them may take."""
+SHORT, KERNEL_SHARE = 60.0, 0.25
+"""Seconds of a search from which on TVM's kernels are tuned too, and their share of them."""
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -74,6 +76,13 @@ class Limits:
         if self.seconds is None:
             return math.inf
         return self.seconds - min(CONFIRMING, 0.2 * self.seconds)
+
+    @property
+    def kernel_seconds(self) -> float:
+        """The share of the seconds that goes to TVM's kernels; nothing of a short search."""
+        if self.seconds is None or self.seconds < SHORT:
+            return 0.0
+        return round(KERNEL_SHARE * self.seconds)
 
 
 @dataclass

@@ -66,10 +66,9 @@ class Contents:
             shape = self._emitter.shape(op.require(0))
             found: list[np.ndarray] | None = [_picked(op, shape)]
         else:
-            operands = [self.get(value) for value in op.inputs]
             found = None
-            if all(a is not None or v is None for a, v in zip(operands, op.inputs, strict=True)):
-                found = self._computed(op, operands)
+            if all(value is None or self._knows(value) for value in op.inputs):
+                found = self._computed(op, [self.get(value) for value in op.inputs])
         if found is None:
             return False
         for value, array in zip(op.outputs, found, strict=False):
@@ -84,6 +83,10 @@ class Contents:
         flat = self._emitter.emit(relax.op.shape_to_tensor(elements))
         shaped = self._emitter.emit(relax.op.reshape(flat, array.shape))
         return self._emitter.cast(shaped, dtype)
+
+    def _knows(self, value: Value) -> bool:
+        """Whether `get` finds something; loads no weight."""
+        return value.constant is not None or self.get(value) is not None
 
     def _computed(self, op: Op, operands: list[np.ndarray | None]) -> list[np.ndarray] | None:
         if any(a is not None and a.dtype == object for a in operands):

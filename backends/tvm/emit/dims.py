@@ -62,7 +62,7 @@ class Dims:
         if isinstance(dim, int):
             return dim
         if dim not in self._known:
-            self._known[dim] = self.simple(self._parsed(dim, self._known))
+            self._known[dim] = self.simple(_parsed(dim, self._known))
         return self._known[dim]
 
     def spells(self, value: Value) -> bool:
@@ -127,15 +127,17 @@ class Dims:
         self.variables.append(variable)
         return variable
 
-    @staticmethod
-    def _parsed(dim: str, known: dict[str, Any]) -> Any:
-        try:
-            tree = ast.parse(dim, mode="eval").body if len(dim) <= LONGEST else None
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            tree = None
-        if tree is None:
-            raise Unknown(dim)
-        return _number(tree, known, dim)
+
+def _parsed(dim: str, known: dict[str, Any]) -> Any:
+    """The value of an extent's spelling over known names."""
+    try:
+        tree = ast.parse(dim, mode="eval").body if len(dim) <= LONGEST else None
+        found = None if tree is None else _number(tree, known, dim)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, ZeroDivisionError):
+        found = None
+    if found is None:
+        raise Unknown(dim)
+    return found
 
 
 def _number(node: ast.expr, known: dict[str, Any], dim: str) -> Any:

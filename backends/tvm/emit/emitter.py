@@ -113,9 +113,7 @@ class Emitter:
             kernel: name of the schedule rule that is made for it.
         """
         attributes = {KERNEL: kernel} if kernel else {}
-        call = kernel_call(
-            self.builder, compute, arguments, name, self.dims.variables, attributes
-        )
+        call = kernel_call(self.builder, compute, arguments, name, self.dims.variables, attributes)
         return self.builder.emit(call)
 
     def shape(self, value: Value) -> list[Extent]:
@@ -176,6 +174,7 @@ class Emitter:
         except UnsupportedModel:
             self.builder._end_block()  # else the builder complains when it is freed
             raise
+        self._note_carriers()
         module = self.builder.finalize()
         module["main"] = module["main"].with_attr("num_input", len(inputs))
         return module
@@ -208,6 +207,16 @@ class Emitter:
         kind = relax.TensorType([self.dims(dim) for dim in value.shape], self.dtype(value))
         variable = self._of[value] = relax.Var(_identifier(value.name), kind)
         return variable
+
+    def _note_carriers(self) -> None:
+        """Say which inputs and outputs hold codes of less than a byte."""
+        ends = [("input", v) for v in self.graph.inputs] + [
+            ("output", v) for v in self.graph.outputs
+        ]
+        for what, value in ends:
+            if value.dtype is not None and value.dtype.name in CARRIERS:
+                kept = self.dtype(value)
+                self.notes.append(f"{what} {value.name!r} holds {value.dtype.name} codes as {kept}")
 
     def _materialised(self, value: Value) -> "relax.Expr":
         known = self.contents.get(value)

@@ -1,8 +1,9 @@
 """Numbers of 8 bits with a fraction, taken apart and put together bit by bit.
 
 TVM's own casts of them are wrong for 0 and below the smallest normal number, and within a kernel
-they round nothing. Both formats are read by way of float16, of which they are a part: float8_e5m2 is
-its upper byte; float8_e4m3fn has an exponent of 4 bits, so as a float16 it is 2⁸ times too small.
+they round nothing. Both formats are read by way of float16, of which they are a part: float8_e5m2
+is its upper byte; float8_e4m3fn has an exponent of 4 bits, so as a float16 it is 2⁸ times too
+small.
 """
 
 from typing import Any

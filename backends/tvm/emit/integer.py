@@ -68,7 +68,7 @@ class _Product:
         self.x = x
         self.dot = dot
         self.columns = loaded(op).codes.shape[1]
-        self.weight = loaded(op).widened(dot.lanes)
+        self.weight = loaded(op)
 
     def expression(self) -> "relax.Expr":
         """y."""
@@ -131,17 +131,6 @@ class _Product:
             return y.astype("float32") * (s.astype("float32") * t)
 
         return pointwise(self.emitter, "scale", element, sums, scale, self._constant(by_column))
-
-    def _cut(self, result: "relax.Expr") -> "relax.Expr":
-        """The result without the columns that were added to the weight."""
-        from tvm import te
-
-        shape = [*self.emitter.extents(result)[:-1], self.columns]
-
-        def compute(wide: Any) -> Any:
-            return te.compute(shape, lambda *i: wide(*i), name="columns")
-
-        return _alone(self.emitter, compute, result, "columns")
 
     def _constant(self, array: np.ndarray) -> "relax.Expr":
         return self.emitter.constant(array, self.op.weight.name)

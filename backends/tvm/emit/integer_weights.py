@@ -1,8 +1,8 @@
 """Weights of 8 bits for products of bytes: where they are stored, and how they are packed.
 
 Packed: panels [P, K'/4, L, 4] of int8. A panel holds L columns, as many as a register has 32-bit
-lanes, and four rows of each together, as the dot product instruction reads them. With
-start(p) = min(p·L, N − L), panels[p, q, l, g] = W[4q + g, start(p) + l]; rows from K on are 0.
+lanes, and four rows of each together, as the dot product instruction reads them:
+panels[p, q, l, g] = W[4q + g, p·L + l], and 0 for rows from K and columns from N on.
 """
 
 from dataclasses import dataclass
@@ -33,14 +33,6 @@ class Codes:
         """Σ_k codes[k, n] − K·zero[n], int32 [N]: what a zero point of x is multiplied by."""
         depth = self.codes.shape[0]
         return self.codes.sum(0, dtype=np.int32) - np.int32(depth) * self.zero
-
-    def widened(self, columns: int) -> "Codes":
-        """The same weight with columns of 0 behind it, so many in all."""
-        more = max(0, columns - self.codes.shape[1])
-        pad = [(0, more)]
-        return Codes(
-            np.pad(self.codes, [(0, 0), *pad]), np.pad(self.scale, pad), np.pad(self.zero, pad)
-        )
 
 
 def stored(op: Linear) -> Dequantize | None:
@@ -83,19 +75,15 @@ def packed(codes: np.ndarray, lanes: int) -> np.ndarray:
     """The panels of a weight; see the module docstring.
 
     Args:
-        codes: int8 [K, N], N ≥ lanes.
+        codes: int8 [K, N].
         lanes: L.
     """
     depth, columns = codes.shape
-    steps = -(-depth // GROUP)
-    rows = np.zeros((steps * GROUP, columns), np.int8)
-    rows[:depth] = codes
-    starts = [min(p * lanes, columns - lanes) for p in range(-(-columns // lanes))]
-    panels = np.empty((len(starts), steps, lanes, GROUP), np.int8)
-    for panel, start in zip(panels, starts, strict=True):
-        part = rows[:, start : start + lanes].reshape(steps, GROUP, lanes)
-        panel[...] = part.transpose(0, 2, 1)
-    return panels
+    steps, panels = -(-depth // GROUP), -(-columns // lanes)
+    padded = np.zeros((steps * GROUP, panels * lanes), np.int8)
+    padded[:depth, :columns] = codes
+    parts = padded.reshape(steps, GROUP, panels, lanes)
+    return np.ascontiguousarray(parts.transpose(2, 0, 3, 1))
 
 
 def _source(value: Value) -> tuple[Value, bool]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ....graph import Op, Value
 from ....graph.ops import (
     Expand,
+    Gather,
     Identity,
     Reshape,
     Slice,
@@ -128,6 +129,19 @@ def _expand(op: Expand, value: Value) -> Step | None:
     return lambda _, index: [0 if r else i for r, i in zip(repeated, index[lead:], strict=True)]
 
 
+def _gather(op: Gather, value: Value) -> Step | None:
+    """One entry along an axis, which is dropped."""
+    index, shape = op.indices, op.x.shape
+    if index.constant is None or index.shape != () or shape is None:
+        return None
+    position, extent = int(index.array()), shape[op.axis]
+    if position < 0:
+        if not isinstance(extent, int):
+            return None
+        position += extent
+    return lambda _, i: [*i[: op.axis], position, *i[op.axis :]]
+
+
 def _reshape(op: Reshape, value: Value) -> Step | None:
     before, after = op.require(0).shape, value.shape
     groups = None if before is None or after is None else _groups(before, after)
@@ -196,6 +210,7 @@ def _less(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 STEPS: dict[type[Op], Callable[[Any, Value], Step | None]] = {
     Expand: _expand,
+    Gather: _gather,
     Identity: lambda op, value: lambda _, index: index,
     Reshape: _reshape,
     Slice: _slice,

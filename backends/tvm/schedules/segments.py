@@ -11,7 +11,7 @@ from typing import Any
 
 from .loops import index
 from .row_plan import Pass
-from .stages import Loop, number_of, simplified, substituted, uses
+from .stages import Loop, number_of, simplified, uses
 from .tasks import product
 
 Expr = Any

@@ -1,6 +1,7 @@
 """What the tests of the TVM backend share: the machine that they run on."""
 
 import pytest
+
 from passel.backends.tvm.available import require
 from passel.backends.tvm.machine import Machine, machine_of
 from passel.errors import BackendUnavailable

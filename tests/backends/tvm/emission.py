@@ -1,4 +1,4 @@
-"""Run what the emission makes of a graph: every kernel as it was written, none of them scheduled."""
+"""Run what the emission makes of a graph: every kernel as it was written, none scheduled."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

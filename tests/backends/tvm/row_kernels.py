@@ -15,9 +15,7 @@ Make = Callable[..., Any]
 """From variables to one Relax expression; `emit` binds what is inside of it."""
 
 
-def kernel(
-    make: Make, *shapes: Shape, dtypes: Sequence[str] = (), machine: Machine
-) -> Any:
+def kernel(make: Make, *shapes: Shape, dtypes: Sequence[str] = (), machine: Machine) -> Any:
     """The one kernel that `make(emit, *variables)` becomes; a name in a shape is symbolic."""
     from tvm import relax, tirx
 
@@ -56,9 +54,7 @@ def run(function: Any, arrays: Sequence[np.ndarray], machine: Machine) -> list[n
         for extent, size in zip(buffer.shape, array.shape, strict=True):
             extents[str(extent)] = size
     results = [
-        tvm.runtime.empty(
-            [extents.get(str(e)) or int(e) for e in buffer.shape], str(buffer.dtype)
-        )
+        tvm.runtime.empty([extents.get(str(e)) or int(e) for e in buffer.shape], str(buffer.dtype))
         for buffer in function.params[len(arrays) :]
     ]
     tvm.compile(module, target=target)["main"](*known, *results)

@@ -98,7 +98,10 @@ CASES: dict[str, tuple[nn.Module, list[Tensor]]] = {
     "shared keys": (Heads(64, 4, groups=2), tensors((2, 33, 64))),
     "odd widths": (Heads(3 * 21, 3, scale=0.3), tensors((1, 50, 63))),
     "added mask": (Heads(64, 4), tensors((2, 37, 64), (2, 1, 37, 37))),
-    "mask per key": (Heads(64, 4), [*tensors((2, 37, 64)), torch.arange(37)[None, None, None] < 20]),
+    "mask per key": (
+        Heads(64, 4),
+        [*tensors((2, 37, 64)), torch.arange(37)[None, None, None] < 20],
+    ),
     "masked out": (Heads(64, 2), [*tensors((1, 29, 64)), half_masked(1, 1, 29, 29)]),
     "one query": (Heads(64, 4), tensors((2, 1, 64))),
 }
@@ -123,7 +126,10 @@ def test_onnx(machine: Machine) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_symbolic_tokens(causal: bool) -> None:
     module = Heads(64, 2, causal=causal)
-    graph = graph_of(module, tensors((1, 19, 64)), "fx", [{1: Dim("n", min=2)}])
+    dynamic = [{1: Dim("n", min=2)}]
+    graph = graph_of(
+        lambda net, x: net.module(x), tensors((1, 19, 64)), "fx", dynamic, module=module
+    )
     call, taken = run(graph, machine_of("znver4", 2))
     assert len(taken) == 1
     for tokens in (2, 16, 50, 197):

@@ -191,7 +191,7 @@ def test_a_shape_that_depends_on_elements_is_refused(machine, onnx_text):
         g (float[3, 4] x, int64[2] s) => (float[] y) { y = Reshape(x, s) }"""
     graph, _ = onnx_text(text, np.zeros((3, 4), np.float32), np.array([4, 3]))
     graph.outputs[0].shape = None
-    with pytest.raises(UnsupportedModel, match="Reshape .* does not follow from the shapes"):
+    with pytest.raises(UnsupportedModel, match=r"Reshape .* does not follow from the shapes"):
         emit(graph, machine)
 
 

@@ -99,7 +99,7 @@ def test_onnx_divides_integers_towards_zero(machine, onnx_text):
 
 def casts(self, x):
     kinds = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool)
-    return tuple(x.to(kind) for kind in kinds) + (x.to(torch.bfloat16).float() + 1,)
+    return (*(x.to(kind) for kind in kinds), x.to(torch.bfloat16).float() + 1)
 
 
 def test_casts(machine):

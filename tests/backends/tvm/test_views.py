@@ -18,6 +18,7 @@ from tests.backends.tvm.emission import graph_of
 MOVES = {
     "heads": lambda _, x: x.view(2, 6, 3, 4).transpose(1, 2),
     "third of three": lambda _, x: x.view(2, 6, 3, 2, 2).permute(2, 0, 3, 1, 4)[2],
+    "last of three": lambda _, x: x.view(2, 6, 3, 4)[:, :, -1],
     "a part": lambda _, x: x.split(4, -1)[1].reshape(2, 3, 2, 4),
     "unbound": lambda _, x: x.view(2, 6, 3, 4).unbind(2)[1],
     "repeated": lambda _, x: x[:, :, None].expand(2, 6, 5, 12).reshape(2, 30, 12),
