@@ -10,7 +10,6 @@ the codes for the next product where their scale is known.
 s and z may be one per tensor or one per row.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,25 +66,21 @@ class _Product:
         self.op = op
         self.x = x
         self.dot = dot
-        self.columns = loaded(op).codes.shape[1]
         self.weight = loaded(op)
 
     def expression(self) -> "relax.Expr":
         """y."""
         codes = self._codes()
-        width = len(self.weight.scale)
+        columns = self.weight.codes.shape[1]
         panels = self._constant(packed(self.weight.codes, self.dot.lanes))
-        sums = self.emitter.call_te(byte_sums, codes, panels, width, name="byte_sums")
+        sums = self.emitter.call_te(byte_sums, codes, panels, columns, name="byte_sums")
         result = self._scaled(self._centred(sums, codes))
-        if self.op.bias is not None:
-            known = _known(self.op.bias)
-            assert known is not None
-            bias = np.zeros(width, np.float32)
-            bias[: self.columns] = known
-            result = pointwise(
-                self.emitter, "bias", lambda y, b: y + b, result, self._constant(bias)
-            )
-        return result if width == self.columns else self._cut(result)
+        if self.op.bias is None:
+            return result
+        known = _known(self.op.bias)
+        assert known is not None
+        bias = self._constant(np.broadcast_to(known, columns).astype(np.float32))
+        return pointwise(self.emitter, "bias", lambda y, b: y + b, result, bias)
 
     def _codes(self) -> "relax.Expr":
         """a: unsigned, the last axis a multiple of 4."""
@@ -142,28 +137,30 @@ def byte_sums(codes: Any, panels: Any, columns: int) -> Any:
     Args:
         codes: a, uint8 [.., M, K], K a multiple of 4.
         panels: w as `packed`, int8 [P, K/4, L, 4].
-        columns: N, at least L.
+        columns: N.
 
     Returns:
         int32 [.., M, N].
     """
-    from tvm import te, tirx
+    from tvm import te
 
     *lead, depth = codes.shape
     lanes = int(panels.shape[2])
     k = te.reduce_axis((0, depth), "k")
 
     def one(*i: Any) -> Any:
-        panel = i[-1] // lanes
-        lane = i[-1] - tirx.min(panel * lanes, columns - lanes)
-        weight = panels[panel, k // GROUP, lane, k % GROUP].astype("int32")
+        weight = panels[i[-1] // lanes, k // GROUP, i[-1] % lanes, k % GROUP].astype("int32")
         return te.sum(codes(*i[:-1], k).astype("int32") * weight, axis=k)
 
     return te.compute([*lead, columns], one, name="byte_sums")
 
 
 def _whole_groups(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
-    """Codes with zeros behind each row, so that rows are whole groups of four."""
+    """Codes with zeros behind each row, so that rows are whole groups of four.
+
+    To TVM that looks like elementwise work, to be part of the product that makes the codes; it is
+    not, as it makes rows longer, and so it is marked as a kernel that nothing is fused to.
+    """
     from tvm import te, tirx
 
     *lead, depth = emitter.extents(codes)
@@ -177,18 +174,10 @@ def _whole_groups(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
 
         return te.compute([*lead, depth + missing], one, name="whole_groups")
 
-    return _alone(emitter, compute, codes, "whole_groups")
-
-
-def _alone(
-    emitter: "Emitter", compute: Callable[[Any], Any], x: "relax.Expr", name: str
-) -> "relax.Expr":
-    """A kernel that nothing is fused to.
-
-    What makes rows wider or narrower looks elementwise to TVM, but cannot be part of a product.
-    """
     attributes = {"op_pattern": OPAQUE}
-    return emitter.builder.emit_te(compute, x, primfunc_name_hint=name, primfunc_attrs=attributes)
+    return emitter.builder.emit_te(
+        compute, codes, primfunc_name_hint="whole_groups", primfunc_attrs=attributes
+    )
 
 
 def _row_sums(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":

@@ -30,7 +30,7 @@ def elementwise(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.S
     part = _single_pass(function)
     if part is None:
         return None
-    body = _written(part, set(function.params), machine)
+    body = written(part, set(function.params), machine)
     return s_tir.Schedule(function.with_body(body))
 
 
@@ -51,7 +51,8 @@ def _single_pass(function: "tvm.tirx.PrimFunc") -> Pass | None:
     return None
 
 
-def _written(part: Pass, outputs: set[Any], machine: Machine) -> Stmt:
+def written(part: Pass, outputs: set[Any], machine: Machine) -> Stmt:
+    """One pass over all of its columns, over threads; `outputs` has to be stored."""
     if not part.columns:
         return _by_rows(part, (), outputs, machine)
     *outer, inner = merged(part)

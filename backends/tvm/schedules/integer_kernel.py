@@ -8,8 +8,9 @@
 
 The last tile along either axis is moved back to end with the last row or panel, so that every tile
 is whole. It makes some elements again, to the same values, which is harmless while no stage reads
-what the kernel writes. Where the number of rows is found at run time and is less than a tile has,
-tiles of one row take over.
+what the kernel writes. Of a panel that is cut short, only the columns that there are get stages.
+Where the number of rows is found at run time and is less than a tile has, tiles of one row take
+over.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ class Kernel:
         self.threads = threads
         self.dot = dot
         self.panels = int(product.panels.shape[0])
+        self.rest = product.columns % dot.lanes
         self.index = "int64"
         self.leading = [as_index(extent) for extent in product.sums.shape[:-1]]
         values = [stage.value for stage in product.stages]
@@ -163,25 +165,41 @@ class Kernel:
         return [serial(self._int(0), self._int(tile.rows), one)]
 
     def _finish_row(self, tile: Tile, sums: list[Any], row: Any, panel: Any, r: Any) -> list[Any]:
+        """The stages on one row of the tile, panel by panel."""
         from tvm import tirx
 
-        kind = tirx.ForKind.VECTORIZED if self.in_vectors else tirx.ForKind.SERIAL
-        loops = []
+        found = []
         for c in range(tile.panels):
-            lane = tirx.Var("lane", self.index)
-            buffer, offset = self._place(tile, sums, r, c)
-            place = [*self.at(row + r), self._start(panel + c) + lane]
-            body = sequence(self._element(place, tirx.BufferLoad(buffer, [lane + offset])))
-            loops.append(tirx.For(lane, self._int(0), self._int(self.dot.lanes), kind, body))
-        return loops
+            start = (panel + c) * self.dot.lanes
+            total = self._place(tile, sums, r, c)
+            whole = self._lanes(total, self.at(row + r), start, 0, self.dot.lanes)
+            if self.rest and c == tile.panels - 1:
+                cut = sequence(self._cut_short(total, self.at(row + r), start))
+                whole = tirx.IfThenElse(panel + c == self.panels - 1, cut, whole)
+            found.append(whole)
+        return found
 
-    def _start(self, panel: Any) -> Any:
-        """The first column of a panel."""
+    def _cut_short(self, total: tuple[Any, Any], row: list[Any], start: Any) -> list[Any]:
+        """The stages on the last panel, in vectors that have a power of two of lanes."""
+        done, found = 0, []
+        while done < self.rest:
+            width = 1 << (self.rest - done).bit_length() - 1
+            found.append(self._lanes(total, row, start, done, width))
+            done += width
+        return found
+
+    def _lanes(
+        self, total: tuple[Any, Any], row: list[Any], start: Any, first: int, count: int
+    ) -> Any:
+        """The stages on neighbouring columns of a row."""
         from tvm import tirx
 
-        start, lanes = panel * self.dot.lanes, self.dot.lanes
-        columns = self.product.columns
-        return tirx.min(start, columns - lanes) if columns % lanes else start
+        buffer, offset = total
+        lane = tirx.Var("lane", self.index)
+        held = tirx.BufferLoad(buffer, [lane + offset + first])
+        body = sequence(self._element([*row, start + first + lane], held))
+        kind = tirx.ForKind.VECTORIZED if self.in_vectors else tirx.ForKind.SERIAL
+        return tirx.For(lane, self._int(0), self._int(count), kind, body)
 
     def _element(self, place: list[Any], total: Any) -> list[Any]:
         """The stages of one element of the result, each computed once."""

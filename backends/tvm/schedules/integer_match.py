@@ -1,10 +1,9 @@
 """Recognise a product of bytes, and what is done to its result element by element.
 
 The kernel is one reduction and then stages over the same elements:
-    sums[.., m, n] = Σ_k int32(codes[.., m, k]) · int32(panels[n/L, k/4, n − start(n/L), k%4])
+    sums[.., m, n] = Σ_k int32(codes[.., m, k]) · int32(panels[n/L, k/4, n%L, k%4])
     stage[.., m, n] = f(sums[.., m, n], earlier stages at [.., m, n], other buffers)
-where start(p) = min(p·L, N − L): each panel holds L columns, and the last one ends at the last
-column, so that it repeats columns of the one before where L does not divide N (`emit/integer.py`).
+Each panel holds L columns of the weight (`emit/integer_weights.py`); the last one may be cut short.
 """
 
 from collections.abc import Sequence
@@ -110,16 +109,16 @@ def _is_packed(load: Any, stage: Stage, reduced: Loop) -> bool:
     if columns is None or len(known) != 4 or len(sizes) != 4:
         return False
     panels, steps, lanes, group = known
-    if group != GROUP or columns < lanes or panels != -(-columns // lanes):
+    if group != GROUP or panels != -(-columns // lanes):
         return False
     if reduced.size != GROUP * steps:
         return False
     analyzer, column, k = Analyzer(), stage.indices[-1], reduced.var
     for loop in stage.loops:
         analyzer.bind(loop.var, ir.Range.from_min_extent(0, loop.extent))
-    panel = tirx.floordiv(column, lanes)
-    lane = column - tirx.min(panel * lanes, columns - lanes)
-    expected = (panel, tirx.floordiv(k, GROUP), lane, tirx.floormod(k, GROUP))
+    by_column = (tirx.floordiv(column, lanes), tirx.floormod(column, lanes))
+    by_depth = (tirx.floordiv(k, GROUP), tirx.floormod(k, GROUP))
+    expected = (by_column[0], by_depth[0], by_column[1], by_depth[1])
     return all(analyzer.can_prove_equal(a, b) for a, b in zip(load.indices, expected, strict=True))
 
 

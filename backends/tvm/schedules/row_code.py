@@ -41,7 +41,7 @@ class RowCode:
         self.buffers = {
             stage.buffer: local(
                 [*(stage.buffer.shape[axis] for axis in plan.kept[stage.buffer]), *trailing],
-                str(stage.buffer.dtype),
+                stored(stage.buffer),
                 "row",
             )
             for part in plan.passes
@@ -80,7 +80,9 @@ class RowCode:
         if source.source in self.numbers:
             return self.numbers[source.source]
         memory = self.buffers.get(source.source)
-        return source if memory is None else load(memory, self._kept(source, lane))
+        if memory is None:
+            return source
+        return taken(load(memory, self._kept(source, lane)), source.source)
 
     def _kept(self, access: Any, lane: Sequence[Expr]) -> list[Expr]:
         buffer = getattr(access, "source", None)
@@ -96,19 +98,34 @@ class RowCode:
         that read it, simplify it as if floats were real numbers, and lose it where it gives up a
         vector.
         """
-        dtype = str(stage.buffer.dtype)
+        dtype = stored(stage.buffer)
         memory = self.scratch.setdefault(stage.buffer, local([width], dtype, "scratch"))
-        return store(memory, value, [lane]), load(memory, [lane])
+        kept = store(memory, value.astype(dtype), [lane])
+        return kept, taken(load(memory, [lane]), stage.buffer)
 
     def writing(self, stage: Stage, value: Expr, at: dict[Var, Expr], lane: Sequence[Expr] = ()):
         """The stores of a stage's value: none, or one."""
         memory = self.buffers.get(stage.buffer)
         if memory is not None:
             place = [substituted(i, at) for i in self._kept(stage, lane)]
-            return [store(memory, value, place)]
+            return [store(memory, value.astype(stored(stage.buffer)), place)]
         if stage.buffer in self.plan.kept:
             return []
         return [store(stage.buffer, value, [substituted(i, at) for i in stage.indices])]
+
+
+def stored(buffer: Any) -> str:
+    """The type that a value of a buffer has in memory of ours: TVM mixes up vectors of bool."""
+    dtype = str(buffer.dtype)
+    return "int8" if dtype == "bool" else dtype
+
+
+def taken(value: Expr, buffer: Any) -> Expr:
+    """A value from memory of ours in the type of its buffer."""
+    from tvm import tirx
+
+    dtype = str(buffer.dtype)
+    return tirx.NE(value, tirx.const(0, "int8")) if dtype == "bool" else value
 
 
 def _origin() -> list[Expr]:

@@ -6,8 +6,9 @@ in cache from then on, and intermediates never leave the row. Stages over the sa
 pass over the row where their dependences allow it: softmax is max; exp and its sum; divide.
 
 Legality: each intermediate is read only at the row at which it was written. A stage that breaks
-this, or does not run over the rows, is computed by its readers instead; where that is impossible
-there is no plan.
+this, or does not run over the rows, is computed by its readers instead; or, if it chooses by
+position, as padding does, once for all rows before the first. Where neither is possible there is
+no plan.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .stages import (
     Loop,
     Stage,
+    calls,
     inlined,
     loads_of,
     same,
@@ -52,11 +54,13 @@ class RowPlan:
         rows: the loops over rows, all of them independent.
         passes: in order.
         kept: intermediates that live for a row, with the axes that they keep.
+        before: stages that are computed whole before the first row.
     """
 
     rows: tuple[Loop, ...]
     passes: tuple[Pass, ...]
     kept: dict[Var, tuple[int, ...]]
+    before: tuple[Stage, ...] = ()
 
 
 def plan_of(function: "tvm.tirx.PrimFunc") -> RowPlan | None:
@@ -67,17 +71,30 @@ def plan_of(function: "tvm.tirx.PrimFunc") -> RowPlan | None:
         return None
     rows = _rows(reductions)
     outputs = set(function.params)
+    before: list[Stage] = []
     while rows is not None:
         culprit, fitting = aligned(stages, rows)
         if culprit is None:
-            return planned(fitting, rows, outputs)
+            return replace(planned(fitting, rows, outputs), before=tuple(before))
         if stages[culprit].buffer in outputs:
             return None
+        if _chooses(stages[culprit], stages):
+            before.append(stages.pop(culprit))
+            outputs.add(before[-1].buffer)
+            continue
         rest = inlined(stages, culprit)
         if rest is None:
             return None
         stages = rest
     return None
+
+
+def _chooses(stage: Stage, stages: Sequence[Stage]) -> bool:
+    """Whether a stage of what comes from outside is one value or another by position."""
+    made = {other.buffer for other in stages}
+    if stage.reduces or any(load.source in made for load in loads_of(stage.value)):
+        return False
+    return calls(stage.value, "tirx.if_then_else")
 
 
 def _rows(reductions: Sequence[Stage]) -> tuple[Loop, ...] | None:

@@ -8,10 +8,11 @@ the same element of neighbouring rows (`row_lanes`).
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
+from .elementwise import written
 from .loops import allocate, as_index, index, sequence, serial
 from .row_columns import ColumnCode
 from .row_lanes import LaneCode, block_width
-from .row_plan import RowPlan, plan_of
+from .row_plan import Pass, RowPlan, plan_of
 from .stages import Loop, Stage, loads_of, number_of, simplified, uses
 from .tasks import product, shared, unflattened
 
@@ -30,7 +31,9 @@ def rows(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.Schedule
     if plan is None or is_product(plan):
         return None
     body = _by_lanes(plan, machine) if _lies_across(plan) else _by_columns(plan, machine)
-    return s_tir.Schedule(function.with_body(body))
+    made = [written(Pass(s.loops, (s,)), {s.buffer}, machine) for s in plan.before]
+    memory = allocate([stage.buffer for stage in plan.before])
+    return s_tir.Schedule(function.with_body(sequence([*memory, *made, body])))
 
 
 def is_product(plan: RowPlan) -> bool:

@@ -107,6 +107,16 @@ def uses(expression: Expr, var: Var) -> bool:
     return any(v.same_as(var) for v in found)
 
 
+def calls(expression: Expr, name: str) -> bool:
+    """Whether an operator of TVM's is called in an expression."""
+    import tvm_ffi
+    from tvm import ir
+
+    found: list[Expr] = []
+    tvm_ffi.structural_walk(expression, (ir.Call, found.append))
+    return any(isinstance(call.op, ir.Op) and call.op.name == name for call in found)
+
+
 def with_loads(expression: Expr, replacement: Callable[[Expr], Expr]) -> Expr:
     """An expression with every load replaced by `replacement(load)`."""
     import tvm_ffi

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from passel.backends.tvm.emit import emit
-from passel.graph import Graph
+from passel.graph import Graph, bits_of
 from passel.graph import onnx as onnx_view
 from passel.graph.ops import Cast, Dequantize, DynamicQuantize, Quantize
 from passel.graph.quant_numbers import dequantized, dynamically_quantized, quantized
@@ -89,7 +89,10 @@ def numbers() -> np.ndarray:
 def test_codes_and_back(machine, name):
     x = numbers()
     graph, (codes, y) = both(GRIDS[name], x)
-    found = built(graph, machine)([x])
+    emitted = emit(graph, machine)
+    found = running(emitted, machine)([x])
+    narrow = bits_of(codes.dtype) < 8
+    assert [f"holds {codes.dtype} codes" in note for note in emitted.notes] == [True] * narrow
     assert found[0].itemsize == codes.itemsize
     assert np.array_equal(found[0].astype(np.int32), codes.astype(np.int32))
     assert found[1].dtype == y.dtype

@@ -59,7 +59,9 @@ SHAPES = [
     ((2, 3, 7), 8, 33),  # leading axes, one column over
     ((1,), 64, 100),  # one row, several panels a tile
     ((5,), 4, 16),  # one panel, one step
-    ((13,), 132, 17),  # the last panel repeats nearly all of the first
+    ((13,), 132, 17),  # a panel of one column
+    ((3,), 4, 1),  # one column
+    ((4, 5), 16, 47),  # a panel cut short by one
 ]
 
 

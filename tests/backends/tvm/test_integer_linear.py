@@ -32,8 +32,9 @@ def rng(seed=0):
 def run(graph, inputs, machine, first=()):
     """Results, and the rule that took each kernel."""
     emitted = emit(graph, machine, first)
-    executable, scheduled = build(emitted.module, machine)
+    executable, scheduled = build(emitted.module, machine, check=True)
     assert not scheduled.serial
+    assert not scheduled.rejected
     vm = relax.VirtualMachine(executable, tvm.cpu())
     constants = [tvm.runtime.tensor(array) for array in emitted.constants]
     results = vm["main"](*map(tvm.runtime.tensor, inputs), constants)
@@ -238,7 +239,7 @@ def test_a_packed_weight_holds_every_column(depth, lanes, more, seed):
     panels = packed(codes, lanes)
     for n in range(columns):
         panel = n // lanes
-        lane = n - min(panel * lanes, columns - lanes)
+        lane = n % lanes
         column = panels[panel, :, lane].reshape(-1)
         np.testing.assert_array_equal(column[:depth], codes[:, n])
         assert not column[depth:].any()
