@@ -16,6 +16,9 @@ from .set_aside import set_aside
 from .turns import turn
 
 HEADER = b"SQLite format 3\0"
+_read: set[tuple[int, int]] = set()
+"""Device and inode of the files whose header this process has read. It must not do so again:
+closing a file drops every lock that the process holds on it, those of SQLite included."""
 
 
 def opened(place: Place) -> tuple[sa.Engine, list[str]]:
@@ -58,8 +61,13 @@ def check_header(place: Place) -> None:
     """Raise `Corrupt` if a file is none of SQLite's, before SQLite deletes the log beside it."""
     if place.file is None or not place.file.is_file():
         return
+    found = place.file.stat()
+    if (found.st_dev, found.st_ino) in _read:
+        return
     with place.file.open("rb") as stream:
         head = stream.read(len(HEADER))
+    if head == HEADER:
+        _read.add((found.st_dev, found.st_ino))
     if head and head != HEADER:
         raise Corrupt(f"database {place} is damaged: it does not begin as SQLite's files do")
 

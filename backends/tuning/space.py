@@ -175,9 +175,7 @@ def space_of(
     variants = explored(graph, passes)
     added = [name for name in variants if name not in dict(pipeline)]
     pipeline += tuple((name, variants[name][1]) for name in added)
-    return Space(
-        pipeline, variants, backends, schemes, cores, threads, throughput, kernel_seconds
-    )
+    return Space(pipeline, variants, backends, schemes, cores, threads, throughput, kernel_seconds)
 
 
 def explored(graph: Graph, passes: Sequence[AnyPass]) -> dict[str, tuple[str, ...]]:

@@ -20,8 +20,8 @@ from ..vnni import GROUP, Dot
 from .integer_match import Product
 from .integer_tile import Tile
 from .integer_vectors import are_vectorised, calls_functions, with_round
-from .loops import as_index, parallel, sequence, serial
-from .stages import substituted, with_loads
+from .loops import as_index, index, parallel, sequence, serial
+from .stages import number_of, substituted, with_loads
 
 if TYPE_CHECKING:
     import tvm
@@ -36,7 +36,6 @@ class Kernel:
         self.dot = dot
         self.panels = int(product.panels.shape[0])
         self.rest = product.columns % dot.lanes
-        self.index = "int64"
         self.leading = [as_index(extent) for extent in product.sums.shape[:-1]]
         values = [stage.value for stage in product.stages]
         self.in_vectors = are_vectorised(values)
@@ -51,13 +50,13 @@ class Kernel:
         if tile.rows == 1 or isinstance(rows, tirx.IntImm):
             return main
         few = self._tiles(Tile(1, tile.panels), rows)
-        return tirx.IfThenElse(rows >= self._int(tile.rows), main, few)
+        return tirx.IfThenElse(rows >= index(tile.rows), main, few)
 
     def _rows(self) -> Any:
         """Number of rows, as the product of the leading extents."""
         from tvm.sym.analyzer import Analyzer
 
-        total: Any = self._int(1)
+        total: Any = index(1)
         for extent in self.leading:
             total = total * extent
         return Analyzer().simplify(total)
@@ -66,13 +65,13 @@ class Kernel:
         """Every tile, shared out among the threads; the rows vary fastest."""
         from tvm import tirx
 
-        down = tirx.floordiv(rows + self._int(tile.rows - 1), self._int(tile.rows))
-        across = self._int(-(-self.panels // tile.panels))
+        down = tirx.floordiv(rows + index(tile.rows - 1), index(tile.rows))
+        across = index(-(-self.panels // tile.panels))
         abreast = max(1, self.threads // tile.shares)
 
         def made(across_at: Any, down_at: Any) -> Any:
-            row, panel = tirx.Var("row", self.index), tirx.Var("panel", self.index)
-            first_panel = self._first(across_at, tile.panels, self._int(self.panels))
+            row, panel = tirx.Var("row", "int64"), tirx.Var("panel", "int64")
+            first_panel = self._first(across_at, tile.panels, index(self.panels))
             return sequence(
                 [
                     tirx.Bind(row, self._first(down_at, tile.rows, rows)),
@@ -87,7 +86,7 @@ class Kernel:
             return serial(*by_panel, lambda p: serial(*by_row, lambda r: made(p, r)))
 
         tasks = tile.shares * abreast
-        return share(self._int(0)) if tasks == 1 else parallel(self._int(tasks), share)
+        return share(index(0)) if tasks == 1 else parallel(index(tasks), share)
 
     def _first(self, tile: Any, size: int, extent: Any) -> Any:
         """Where a tile begins along an axis."""
@@ -110,8 +109,8 @@ class Kernel:
             for offset in range(0, int(buffer.shape[0]), self.dot.lanes):
                 start.append(tirx.BufferStore(buffer, zeros, [self._register(offset)]))
         walk = serial(
-            self._int(0),
-            self._int(self.product.steps),
+            index(0),
+            index(self.product.steps),
             lambda k: sequence(self._step(tile, sums, row, panel, k)),
         )
         return [*map(tirx.AllocBuffer, sums), *start, walk, *self._finish(tile, sums, row, panel)]
@@ -127,13 +126,13 @@ class Kernel:
     def _register(self, offset: int) -> Any:
         from tvm import tirx
 
-        return tirx.Ramp(self._int(offset), self._int(1), self.dot.lanes)
+        return tirx.Ramp(index(offset), index(1), self.dot.lanes)
 
     def _step(self, tile: Tile, sums: list[Any], row: Any, panel: Any, k: Any) -> list[Any]:
         """One group of four along k, for every row and panel of the tile."""
         from tvm import tirx
 
-        width, zero = f"int8x{GROUP * self.dot.lanes}", self._int(0)
+        width, zero = f"int8x{GROUP * self.dot.lanes}", index(0)
         weights = [
             self.product.panels.vload([panel + c, k, zero, zero], width) for c in range(tile.panels)
         ]
@@ -162,7 +161,7 @@ class Kernel:
         def one(r: Any) -> Any:
             return sequence(self._finish_row(tile, sums, row, panel, r))
 
-        return [serial(self._int(0), self._int(tile.rows), one)]
+        return [serial(index(0), index(tile.rows), one)]
 
     def _finish_row(self, tile: Tile, sums: list[Any], row: Any, panel: Any, r: Any) -> list[Any]:
         """The stages on one row of the tile, panel by panel."""
@@ -195,11 +194,11 @@ class Kernel:
         from tvm import tirx
 
         buffer, offset = total
-        lane = tirx.Var("lane", self.index)
+        lane = tirx.Var("lane", "int64")
         held = tirx.BufferLoad(buffer, [lane + offset + first])
         body = sequence(self._element([*row, start + first + lane], held))
         kind = tirx.ForKind.VECTORIZED if self.in_vectors else tirx.ForKind.SERIAL
-        return tirx.For(lane, self._int(0), self._int(count), kind, body)
+        return tirx.For(lane, index(0), index(count), kind, body)
 
     def _element(self, place: list[Any], total: Any) -> list[Any]:
         """The stages of one element of the result, each computed once."""
@@ -227,15 +226,10 @@ class Kernel:
 
         found: list[Any] = []
         for position, extent in reversed(list(enumerate(self.leading))):
-            outermost = all(_is_one(e) for e in self.leading[:position])
+            outermost = all(number_of(e) == 1 for e in self.leading[:position])
             found.append(row if outermost else tirx.floormod(row, extent))
-            row = self._int(0) if outermost else tirx.floordiv(row, extent)
-        return [Analyzer().simplify(index) for index in reversed(found)]
-
-    def _int(self, number: int) -> Any:
-        from tvm import tirx
-
-        return tirx.const(number, self.index)
+            row = index(0) if outermost else tirx.floordiv(row, extent)
+        return [Analyzer().simplify(place) for place in reversed(found)]
 
 
 def _share(count: Any, part: Any, parts: int) -> tuple[Any, Any]:
@@ -251,9 +245,3 @@ def scheduled(function: "tvm.tirx.PrimFunc") -> "tvm.s_tir.Schedule":
     root = s_tir.SBlock([], [], [], "root", function.body)
     made = function.with_body(s_tir.SBlockRealize([], True, root))
     return s_tir.Schedule(tvm.IRModule({"main": made}))
-
-
-def _is_one(extent: Any) -> bool:
-    from tvm import tirx
-
-    return isinstance(extent, tirx.IntImm) and int(extent) == 1

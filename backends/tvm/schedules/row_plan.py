@@ -94,7 +94,7 @@ def _chooses(stage: Stage, stages: Sequence[Stage]) -> bool:
     made = {other.buffer for other in stages}
     if stage.reduces or any(load.source in made for load in loads_of(stage.value)):
         return False
-    return calls(stage.value, "tirx.if_then_else")
+    return calls(stage.value, "prim.if_then_else")
 
 
 def _rows(reductions: Sequence[Stage]) -> tuple[Loop, ...] | None:

@@ -1,6 +1,8 @@
 """A database that is damaged, of another version, full or locked; files that are no exports."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +235,18 @@ def test_exchange_with_files_that_are_not_there(file: Path, tmp_path: Path) -> N
         database.merge(tmp_path / "none.json")
     with pytest.raises(InvalidInput, match="there is no folder"):
         database.export(tmp_path / "none" / "out.json")
+
+
+def test_opening_again_keeps_the_locks_of_this_process(tmp_path: Path) -> None:
+    """Else another process that is the last to close, as far as it can see, deletes the log."""
+    file = tmp_path / "tuned.db"
+    Database.open(file)
+    held = sqlite3.connect(file)
+    held.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    Database.open(file)
+    other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+    other += "c.execute('CREATE TABLE other (x)'); c.commit(); c.close()"
+    subprocess.run([sys.executable, "-c", other, file], check=True)
+    assert file.with_name("tuned.db-wal").exists()
+    assert held.execute("SELECT count(*) FROM other").fetchall() == [(0,)]
+    held.close()
