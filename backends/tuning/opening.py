@@ -6,6 +6,7 @@ A SQLite file that is damaged, or older than any migration, is set aside and a n
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -16,8 +17,8 @@ from .set_aside import set_aside
 from .turns import turn
 
 HEADER = b"SQLite format 3\0"
-_read: set[tuple[int, int]] = set()
-"""Device and inode of the files whose header this process has read. It must not do so again:
+_sound: set[tuple[int, int]] = set()
+"""Device and inode of the files that this process has opened. It must not read their header again:
 closing a file drops every lock that the process holds on it, those of SQLite included."""
 
 
@@ -31,10 +32,18 @@ def opened(place: Place) -> tuple[sa.Engine, list[str]]:
     with file_errors(place):
         if place.file is not None:
             make_folder(place)
-        if is_ready(engine, place):
-            return engine, []
-        with explained(place), turn(engine, place):
-            return engine, made_ready(engine, place)
+        notes: list[str] = []
+        if not is_ready(engine, place):
+            with explained(place), turn(engine, place):
+                notes = made_ready(engine, place)
+        if place.file is not None:
+            _sound.add(_identity(place.file))
+        return engine, notes
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_dev, found.st_ino
 
 
 def make_folder(place: Place) -> None:
@@ -61,13 +70,10 @@ def check_header(place: Place) -> None:
     """Raise `Corrupt` if a file is none of SQLite's, before SQLite deletes the log beside it."""
     if place.file is None or not place.file.is_file():
         return
-    found = place.file.stat()
-    if (found.st_dev, found.st_ino) in _read:
+    if _identity(place.file) in _sound:
         return
     with place.file.open("rb") as stream:
         head = stream.read(len(HEADER))
-    if head == HEADER:
-        _read.add((found.st_dev, found.st_ino))
     if head and head != HEADER:
         raise Corrupt(f"database {place} is damaged: it does not begin as SQLite's files do")
 
