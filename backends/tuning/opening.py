@@ -17,9 +17,10 @@ from .set_aside import set_aside
 from .turns import turn
 
 HEADER = b"SQLite format 3\0"
-_sound: set[tuple[int, int]] = set()
-"""Device and inode of the files that this process has opened. It must not read their header again:
-closing a file drops every lock that the process holds on it, those of SQLite included."""
+_held: dict[tuple[int, int], int] = {}
+"""Open descriptors of the files that this process has looked into, by device and inode. They are
+never closed: that would drop every lock that the process has on the file, those of SQLite included.
+"""
 
 
 def opened(place: Place) -> tuple[sa.Engine, list[str]]:
@@ -32,18 +33,10 @@ def opened(place: Place) -> tuple[sa.Engine, list[str]]:
     with file_errors(place):
         if place.file is not None:
             make_folder(place)
-        notes: list[str] = []
-        if not is_ready(engine, place):
-            with explained(place), turn(engine, place):
-                notes = made_ready(engine, place)
-        if place.file is not None:
-            _sound.add(_identity(place.file))
-        return engine, notes
-
-
-def _identity(file: Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_dev, found.st_ino
+        if is_ready(engine, place):
+            return engine, []
+        with explained(place), turn(engine, place):
+            return engine, made_ready(engine, place)
 
 
 def make_folder(place: Place) -> None:
@@ -70,12 +63,22 @@ def check_header(place: Place) -> None:
     """Raise `Corrupt` if a file is none of SQLite's, before SQLite deletes the log beside it."""
     if place.file is None or not place.file.is_file():
         return
-    if _identity(place.file) in _sound:
-        return
-    with place.file.open("rb") as stream:
-        head = stream.read(len(HEADER))
+    head = _beginning(place.file)
     if head and head != HEADER:
         raise Corrupt(f"database {place} is damaged: it does not begin as SQLite's files do")
+
+
+def _beginning(file: Path) -> bytes:
+    """As many bytes as a header has."""
+    if os.name != "posix":  # whose locks are the descriptor's own; an open file cannot be renamed
+        with file.open("rb") as stream:
+            return stream.read(len(HEADER))
+    found = file.stat()
+    key = found.st_dev, found.st_ino
+    if key not in _held:
+        _held[key] = os.open(file, os.O_RDONLY)
+    os.lseek(_held[key], 0, os.SEEK_SET)
+    return os.read(_held[key], len(HEADER))
 
 
 def _state(connection: sa.Connection, where: str) -> int | None:

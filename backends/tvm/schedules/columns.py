@@ -41,7 +41,7 @@ def covered(
     for slot, position in enumerate(range(done, size - width + 1, width)):
         statements.append(point(index(position), width, slot))
     rest = size % width
-    return statements
+    return [*statements, point(index(size - rest), rest, 0)] if rest else statements
 
 
 def merged(part: Pass) -> list[list[Loop]]:
