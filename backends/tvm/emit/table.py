@@ -23,6 +23,7 @@ from . import (
     products,
     quant,
     reductions,
+    rotary,
     scatters,
     spatial,
     tokens,
@@ -46,7 +47,7 @@ Spelling = Callable[[Emitter, Any], "Sequence[relax.Expr | None]"]
 """Makes the results of one op from those of its operands."""
 
 # Importing them fills the tables of `opaque`.
-_ = aten, aten_pointwise, aten_reduce, aten_shape, nodes, nodes_pointwise
+_ = aten, aten_pointwise, aten_reduce, aten_shape, nodes, nodes_pointwise, rotary
 
 PATTERNS: list[Pattern] = [
     attention,

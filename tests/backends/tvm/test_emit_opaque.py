@@ -155,3 +155,26 @@ def test_an_initializer_that_callers_may_override(machine):
     graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(text)))
     (y,) = built(graph, machine)([np.array([1, 2], np.float32)])
     assert y.tolist() == [3, 8]
+
+
+ROTARY = """
+    <ir_version: 11, opset_import: ["" : 23]>
+    g (float[2, 3, 5, 8] x, float[2, 5, 12] y, float[9, 4] c, float[9, 4] s, float[2, 5, 2] d,
+       float[2, 5, 2] e, int64[2, 5] i, float[1, 5, 4] f)
+        => (float[] p, float[] q, float[] r, float[] t, float[] u) {
+        p = RotaryEmbedding(x, c, s, i)
+        q = RotaryEmbedding<interleaved = 1>(x, c, s, i)
+        r = RotaryEmbedding<rotary_embedding_dim = 4>(x, d, e)
+        t = RotaryEmbedding<num_heads = 3>(y, d, e)
+        u = RotaryEmbedding(x, f, f)
+    }"""
+
+
+def test_rotary_embedding(machine, onnx_text):
+    x, y = noise(2, 3, 5, 8).numpy(), noise(2, 5, 12, seed=1).numpy()
+    tables = [noise(9, 4, seed=k).numpy() for k in (2, 3)]
+    own = [noise(2, 5, 2, seed=k).numpy() for k in (4, 5)]
+    shared = noise(1, 5, 4, seed=6).numpy()
+    arrays = [x, y, *tables, *own, whole(2, 5, low=0, high=9).numpy(), shared]
+    graph, run = onnx_text(ROTARY, *arrays)
+    assert_same(run(), built(graph, machine)(arrays), 1e-6)
