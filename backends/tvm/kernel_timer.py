@@ -12,7 +12,7 @@ from .aligned import aligned_array
 from .index_bounds import index_bounds
 from .kernel_inputs import arguments, parameters, symbols
 from .machine import Machine
-from .session import use_threads
+from .workers import beside_workers, use_threads
 
 if TYPE_CHECKING:
     import tvm
@@ -44,7 +44,8 @@ def times(
     sets = _argument_sets(plain)
     use_threads(machine.threads)
     calls = {name: _rotating(function, sets) for name, function in functions.items()}
-    found = medians(interleaved(calls, seconds=seconds / len(calls)))
+    with beside_workers():
+        found = medians(interleaved(calls, seconds=seconds / len(calls)))
     return {name: 1e3 * milliseconds for name, milliseconds in found.items()}
 
 

@@ -1,6 +1,5 @@
 """Run a model compiled by TVM: torch tensors and numpy arrays in and out, without copies."""
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +12,7 @@ from ..explain import mismatch
 from .aligned import aligned_tensor
 from .host import check_host
 from .model import TvmModel
-
-BIG = 1
-"""TVM's name for "the fastest cores first"."""
-
-_pool = threading.local()
-"""TVM keeps one pool of threads for each thread that calls it; `size` is that of the caller."""
+from .workers import beside_workers, use_threads
 
 
 class TvmSession:
@@ -79,7 +73,8 @@ class TvmSession:
         ready = [aligned_tensor(tensor) for tensor in tensors]
         use_threads(self.model.machine.threads)
         try:
-            results = self._main(*ready, self._constants)
+            with beside_workers():
+                results = self._main(*ready, self._constants)
         except Exception as error:
             raise self._explained(error, tensors) from error
         return self._owned([_as_torch(result) for result in results], ready)
@@ -104,21 +99,6 @@ class TvmSession:
         return mismatch(self._specs, given) or InvalidModel(
             f"TVM failed while running: {first_line(error)}"
         )
-
-
-def use_threads(count: int) -> int:
-    """Let kernels called from this thread use so many workers; returns how many they get.
-
-    The pool itself cannot grow beyond the size it was made with.
-    """
-    if getattr(_pool, "asked", None) != count:
-        import tvm
-
-        threads = tvm.get_global_func("runtime.NumThreads")
-        if threads() != count:
-            tvm.get_global_func("runtime.config_threadpool")(BIG, count)
-        _pool.asked, _pool.size = count, int(threads())
-    return _pool.size
 
 
 def first_line(error: Exception) -> str:

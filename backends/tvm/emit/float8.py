@@ -22,7 +22,7 @@ def is_float8(dtype: str) -> bool:
     Raises:
         ValueError: no format that can be computed with.
     """
-    if not dtype.startswith(("float8", "float6", "float4")):
+    if not dtype.startswith(("float8_", "float6_", "float4_")):
         return False
     if dtype not in FORMATS:
         raise ValueError(f"expected {' or '.join(FORMATS)}, got {dtype}")

@@ -8,7 +8,7 @@ from passel.passes.registry import DEFAULT
 from tests.architectures import ARCHITECTURES
 from tests.backends.tvm.emission import VIEWS, arrays_of, assert_same, built, graph_of
 
-QUICK = {"passel-vit", "llama"}
+QUICK = {"llama"}
 BOUND = 3e-6
 
 
