@@ -19,7 +19,6 @@ from .backends.tvm.session import TvmSession
 from .backends.tvm.tuned import Tuned
 from .capture import Captured, make_inputs
 from .check_model import check_interface
-from .errors import InvalidInput
 from .execution import lift
 from .graph import Graph
 from .passes.driver import run_passes
@@ -28,7 +27,6 @@ from .pipeline import Job, stage
 
 if TYPE_CHECKING:
     from .backends.tvm.metaschedule import Progress
-    from .backends.tvm.rpc import Remote
 
 FORM = ("canonicalize", "merge-linears", "flatten-tokens", "canonicalize", "eliminate-dead-code")
 """What a graph goes through after the passes: matrices instead of batches, wide products."""
@@ -72,46 +70,24 @@ def tune_kernels(
     seconds: float,
     *,
     progress: "Progress | None" = None,
-    rpc: str | None = None,
 ) -> Tuned:
     """Find faster schedules for the kernels that `on_tvm` would build; they are kept for later.
 
     Args:
-        target: where they are to run; with `rpc`, name its CPU and threads in full.
         seconds: budget, compilation included.
-        rpc: "host:port" or "host:port/key" of a TVM RPC tracker whose devices measure instead of
-            this machine; what they find is kept apart from what is measured here.
-
-    Raises:
-        InvalidInput: the tracker's address cannot be read, or the target's CPU is left open.
-        BackendUnavailable: the tracker has no such device.
     """
     from .backends.tvm.emit import emit
     from .backends.tvm.metaschedule import tune
-    from .backends.tvm.rpc import Remote, remote_runner
 
-    if rpc and not (target.arch and target.threads):
-        raise InvalidInput(
-            f"target: expected the remote CPU and its threads, such as "
-            f"'cpu:arch=znver4,threads=8', got {str(target)!r}"
-        )
     machine = machine_for(target)
     emitted = emit(formed(job.run(captured.program)), machine)
-    remote = Remote.of(rpc) if rpc else None
-    runner = remote_runner(remote) if remote else None
-    folder = kernel_folder(machine) if remote is None else remote_folder(machine, remote)
-    return tune(emitted.module, machine, folder, seconds, progress=progress, runner=runner)
+    return tune(emitted.module, machine, kernel_folder(machine), seconds, progress=progress)
 
 
 def kernel_folder(machine: Machine) -> Path:
     """Where schedules are kept that were measured on this kind of machine."""
     name = fingerprint(Hardware.detect(), Target("cpu", arch=machine.mcpu, threads=machine.threads))
     return cache_folder() / "kernels" / name
-
-
-def remote_folder(machine: Machine, remote: "Remote") -> Path:
-    """Where schedules are kept that were measured on a tracker's devices."""
-    return cache_folder() / "kernels" / f"{remote.key}-{machine.mcpu}-{machine.threads}"
 
 
 def machine_for(target: Target) -> Machine:

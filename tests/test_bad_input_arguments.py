@@ -62,7 +62,7 @@ def test_example_inputs_of_an_onnx_file(file, inputs, message):
     ("options", "message"),
     [
         ({"target": "tpu"}, "target: expected one of cpu, cuda, got 'tpu'"),
-        ({"backend": "tvm"}, "backend: expected one of auto, onnxruntime, torch, got 'tvm'"),
+        ({"backend": "tflite"}, "expected one of auto, onnxruntime, tvm, torch, got 'tflite'"),
         (
             {"backend": "torch", "target": "cuda"},
             "target: expected 'cpu' for backend 'torch', got 'cuda'",

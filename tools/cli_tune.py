@@ -70,6 +70,15 @@ Storage = Annotated[
         rich_help_panel=MEMORY,
     ),
 ]
+Rpc = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT[/KEY]",
+        help="Tune TVM's kernels on the devices of a TVM RPC tracker, for the CPU that --target "
+        "names in full; the result, in --output, is for those devices.",
+        rich_help_panel=SEARCH,
+    ),
+]
 Plot = Annotated[
     Path | None,
     typer.Option(
@@ -92,6 +101,7 @@ class Run:
     max_error: MaxError = None
     target: Target = "cpu"
     threads: Threads = 0
+    rpc: Rpc = None
     seed: Seed = 0
     passes: options.Passes = None
     storage: Storage = None
@@ -113,8 +123,11 @@ def tune(context: typer.Context, run: Run) -> None:
     passel tune m.onnx -o tuned/ --budget 30min          save it for passel.load
     passel tune m.onnx --trials 50 --max-error 0.02      quantized candidates too
     passel tune m.onnx --storage postgresql://host/db    run it on several machines at once
+    passel tune m.onnx --rpc host:9190 --target cpu:arch=znver4,threads=8 -o there/
     Ctrl-C ends the search with the best so far; the same command goes on from there.
     """
-    from .cli_tune_run import carry_out
-
+    if run.rpc is not None:
+        from .cli_tune_remote import carry_out
+    else:
+        from .cli_tune_run import carry_out
     carry_out(run, context.obj)

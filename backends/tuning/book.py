@@ -7,19 +7,18 @@ and puts its values back in the queue, once.
 
 import hashlib
 import json
-import os
 import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .plan import Plan
 from .space import Space, Value
+from .workers import is_alive, worker_name
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -129,11 +128,18 @@ class Book:
 
     def ask(self) -> "tuple[Trial, Plan]":
         """The next trial and its plan, signed by this worker."""
-        with quiet():
-            trial = self.study.ask()
-            trial.set_user_attr(WORK, {"worker": self.worker})
-            plan = self.space.plan(lambda n, options: trial.suggest_categorical(n, options))
-            trial.set_user_attr(WORK, {"worker": self.worker, "plan": plan.to_dict()})
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        while True:
+            with quiet(), suppress(UpdateFinishedTrialError):
+                return self._drawn()
+
+    def _drawn(self) -> "tuple[Trial, Plan]":
+        """A trial; SQLite may give one to two workers, the slower of which then fails to sign."""
+        trial = self.study.ask()
+        trial.set_user_attr(WORK, {"worker": self.worker})
+        plan = self.space.plan(lambda n, options: trial.suggest_categorical(n, options))
+        trial.set_user_attr(WORK, {"worker": self.worker, "plan": plan.to_dict()})
         return trial, plan
 
     def queue(self, values: Mapping[str, Value]) -> None:
@@ -142,11 +148,15 @@ class Book:
             self.study.enqueue_trial(dict(values))
 
     def tell(self, trial: "Trial", result: Result) -> None:
-        """Finish a trial. What was sent home early counts with the ratio it had by then."""
+        """Finish a trial. What was sent home early counts with the ratio it had by then.
+
+        One that another worker finished meanwhile, having drawn it at the same moment, stays so.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         states = {MEASURED: TrialState.COMPLETE, SLOWER: TrialState.PRUNED}
-        with quiet():
+        with quiet(), suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, asdict(result))
             outcome = result.kind if result.outcome == SAME else result.outcome
             state = states.get(outcome, TrialState.FAIL)
@@ -205,35 +215,13 @@ def _read(trial: "FrozenTrial") -> tuple[Plan, Result, float]:
     return Plan.from_dict(work["plan"]), Result(**result), spent
 
 
-def worker_name() -> str:
-    """This process, by machine, number and the time it began."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_began(os.getpid())}"
-
-
-def is_alive(name: str) -> bool:
-    """Whether a process "number:beginning" of this machine still runs."""
-    number, _, began = name.partition(":")
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return _began(int(number)) == began
-
-
-def _began(number: int) -> str:
-    """When a process began, in ticks since the system did; a number may be used again."""
-    try:
-        text = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return text.rpartition(")")[2].split()[19]
-
-
 def _digest(space: Space) -> str:
-    """A name for the decisions and options of a space: a study knows only one set of them."""
-    return hashlib.sha256(json.dumps(asdict(space), sort_keys=True).encode()).hexdigest()[:16]
+    """A name for the decisions and options of a space: a study knows only one set of them.
+
+    For how long kernels may be tuned follows from the budget, which may grow.
+    """
+    plain = asdict(replace(space, kernel_seconds=0.0))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager

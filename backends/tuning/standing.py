@@ -164,7 +164,7 @@ def sparkline(history: Sequence[tuple[float, float]], baseline: float, until: fl
     """The best cost over time as a line of bars, the baseline's the highest."""
     if not history or baseline <= 0:
         return ""
-    width, lowest = 30, min(cost for _, cost in history)
+    width, lowest = 30, min([baseline, *(cost for _, cost in history)])
     span = max(baseline - lowest, 1e-12)
     bars = []
     for place in range(width):

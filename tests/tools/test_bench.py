@@ -29,7 +29,7 @@ def test_without_a_baseline_there_is_no_ratio() -> None:
     assert "speedup" not in summary([side("eager", [1, 2, 3])])["eager"]
 
 
-UNKNOWN = [(["resnet"], "resnet"), (["--side", "tvm"], "tvm")]
+UNKNOWN = [(["resnet"], "resnet"), (["--side", "tflite"], "tflite")]
 
 
 @pytest.mark.parametrize(("arguments", "what"), UNKNOWN)

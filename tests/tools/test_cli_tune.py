@@ -42,6 +42,9 @@ def test_tune_saves_reports_and_draws(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--rpc 127.0.0.1:1", "--rpc: expected --output"),
+        ("--rpc 127.0.0.1:1 --trials 3", "leave out --trials"),
+        ("--rpc 127.0.0.1:1 -o there", "expected the devices' CPU and threads"),
         ("--budget 0", "budget: expected a time like '30s', '5min' or '1h'"),
         ("--trials 0", "trials: expected at least 1"),
         ("--objective speed", "objective: expected one of latency, throughput, memory"),

@@ -50,9 +50,7 @@ def rules() -> list[Rule]:
     return [attention, integer_product, weight_only, matmul, rows, elementwise]
 
 
-def schedule(
-    module: "tvm.IRModule", machine: Machine, first: Sequence[Rule] = ()
-) -> Scheduled:
+def schedule(module: "tvm.IRModule", machine: Machine, first: Sequence[Rule] = ()) -> Scheduled:
     """Schedule every kernel that is not scheduled yet; the rules in `first` are asked first."""
     import tvm
     from tvm import tirx

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import optuna
 
 from passel.backends.tuning import book as books
-from passel.backends.tuning.book import Book, is_alive, worker_name
+from passel.backends.tuning.book import MEASURED, Book, Result
 from passel.backends.tuning.space import Space
+from passel.backends.tuning.workers import is_alive, worker_name
 from tests.backends.tuning.races import SPACE, Makers, memory, race
 
 
@@ -114,3 +116,23 @@ def test_other_decisions_begin_a_new_study():
     search = race(Makers(lambda plan: 0.01), 3, storage, space=wider)
     assert search.standing.tried == 3
     assert len(optuna.get_all_study_names(storage)) == 1
+
+
+def test_a_trial_that_another_worker_finished_stays_as_it_is():
+    book = Book(memory(), "race", SPACE, 0)
+    book.prepare()
+    trial, _ = book.ask()
+    book.study.tell(trial.number, 0.5)
+    book.tell(trial, Result(MEASURED, 0.9, 1.0))
+    assert states(book)[trial.number] == "COMPLETE"
+    assert book.study.trials[trial.number].value == 0.5
+
+
+def test_a_larger_budget_goes_on_with_the_same_study():
+    storage = memory()
+    first = Book(storage, "race", SPACE, 0)
+    first.prepare()
+    trial, _ = first.ask()
+    first.tell(trial, Result(MEASURED, 0.9, 1.0))
+    longer = Book(storage, "race", replace(SPACE, kernel_seconds=150.0), 0)
+    assert [result.value for _, result, _ in longer.results()] == [0.9]

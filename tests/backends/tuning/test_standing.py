@@ -85,3 +85,7 @@ def test_a_table_even_before_anything_is_known():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
     console.print(screen(Standing("latency", Limits(60.0, None), doing="measuring")))
     assert "measuring" in console.export_text()
+
+
+def test_a_baseline_that_came_out_faster_in_the_end_draws_a_line() -> None:
+    assert set(sparkline([(8.7, 0.053)], 0.0225, 9.0)) == {"▁"}
