@@ -5,7 +5,7 @@
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def compile(
         PasselError: the kinds are in `passel.errors`. VerificationError names the guilty pass.
     """
     aim = aimed(backend, target, threads)
-    job = Job.of(passes, exclude, progress, rtol, atol, aim.threads)
+    job = Job.of(passes, exclude, progress, rtol, atol, threads or aim.threads)
     captured = _captured(job, model, example_inputs, dynamic_shapes)
     evaluate_original(job, captured, evaluate)
     compiled = lower(job, captured, Lowering(backend, aim, measure, verify))
@@ -102,7 +102,7 @@ def compile(
 
 
 def aimed(backend: str, target: str | Target, threads: int) -> Target:
-    """The target, with the threads asked for, if the backend can be had there.
+    """The target, if the backend can be had there.
 
     Raises:
         InvalidInput: the backend or target is unknown, or they do not go together.
@@ -119,7 +119,7 @@ def aimed(backend: str, target: str | Target, threads: int) -> Target:
         require(threads or aim.threads)
     elif backend != "torch":
         provider(aim.kind)
-    return replace(aim, threads=threads or aim.threads)
+    return aim
 
 
 @announced

@@ -1,7 +1,7 @@
 """From a captured model to a compiled one, on either runtime; verified there if asked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 import torch
@@ -59,7 +59,8 @@ def lower(job: Job, captured: Captured, asked: Lowering) -> CompiledModel:
     """
     if asked.backend == "tvm":
         on = on_tvm if asked.target.kind == "cpu" else on_cuda
-        return on(job, captured, asked.target, verify=asked.verify)
+        aim = replace(asked.target, threads=job.threads)
+        return on(job, captured, aim, verify=asked.verify)
     if asked.backend == "torch":
         return on_torch(job, captured, verify=asked.verify)
     try:
@@ -133,7 +134,8 @@ def tuned(
     from .backends.tuning.memory import tuned_plan
 
     with stage(job.report, "lookup"):
-        plan = tuned_plan(lift(original), inputs, asked.target, job.threads)
+        threads = 0 if job.threads == asked.target.threads else job.threads
+        plan = tuned_plan(lift(original), inputs, asked.target, threads)
     if plan is None:
         return None
     kind, report = asked.target.kind, job.report

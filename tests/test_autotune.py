@@ -66,6 +66,10 @@ def test_tune_then_look_up(tmp_path, monkeypatch, cache):
     plan = Plan.from_dict(chosen["plan"])
     assert tuned_plan(lift(onnx), captured.inputs, threads=1) == plan
     assert tuned_plan(lift(onnx), captured.inputs, threads=0) is None  # was never searched
+    compiled = passel.compile(model, x, threads=1)
+    assert compiled.report.chosen["plan"] == str(plan)
+    assert "lookup" in compiled.report.stages
+    assert close(compiled(x), model(x))
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ def fused(module: "tvm.IRModule", machine: Machine) -> "tvm.IRModule":
     import tvm
     from tvm import relax
 
-    from .legalize import CUSTOM
-
     steps = relax.transform
     with tvm.target.Target(machine.target()):
         return tvm.transform.Sequential(
@@ -26,7 +24,7 @@ def fused(module: "tvm.IRModule", machine: Machine) -> "tvm.IRModule":
                 relax.backend.DispatchSortScan(),
                 steps.DecomposeOpsForInference(),
                 steps.CanonicalizeBindings(),
-                steps.LegalizeOps(dict(CUSTOM)),
+                steps.LegalizeOps(),
                 steps.AnnotateTIROpPattern(),
                 steps.FoldConstant(),
                 steps.FuseOps(),

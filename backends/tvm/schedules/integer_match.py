@@ -69,7 +69,7 @@ def product_of(function: "tvm.tirx.PrimFunc") -> Product | None:
         return None
     first, *rest = stages
     operands = _operands(first)
-    if operands is None or not _are_elementwise(first, rest):
+    if operands is None or not are_elementwise(first, rest):
         return None
     parameters = set(function.params)
     written = frozenset(stage.buffer for stage in stages)
@@ -83,7 +83,7 @@ def _operands(stage: Stage) -> tuple[Any, Any] | None:
     reduced = [loop for loop in stage.loops if loop.reduces]
     if stage.combine is not tirx.Add or number_of(stage.init) != 0 or len(reduced) != 1:
         return None
-    if not isinstance(stage.value, tirx.Mul) or not _is_own_place(stage):
+    if not isinstance(stage.value, tirx.Mul) or not is_own_place(stage):
         return None
     sides = (stage.value.a, stage.value.b)
     codes, panels = (side.value if isinstance(side, tirx.Cast) else side for side in sides)
@@ -122,11 +122,11 @@ def _is_packed(load: Any, stage: Stage, reduced: Loop) -> bool:
     return all(analyzer.can_prove_equal(a, b) for a, b in zip(load.indices, expected, strict=True))
 
 
-def _are_elementwise(first: Stage, rest: Sequence[Stage]) -> bool:
+def are_elementwise(first: Stage, rest: Sequence[Stage]) -> bool:
     """Whether each stage is about single elements of what the first one makes."""
     known = {first.buffer}
     for stage in rest:
-        if stage.reduces or not _is_own_place(stage):
+        if stage.reduces or not is_own_place(stage):
             return False
         if not same(stage.buffer.shape, first.buffer.shape):
             return False
@@ -137,7 +137,7 @@ def _are_elementwise(first: Stage, rest: Sequence[Stage]) -> bool:
     return True
 
 
-def _is_own_place(stage: Stage) -> bool:
+def is_own_place(stage: Stage) -> bool:
     """Whether a stage's spatial loops are the axes of what it writes, in order, and whole."""
     axes = [
         (index, extent)

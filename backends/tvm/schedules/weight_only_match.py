@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .integer_match import _are_elementwise, _is_own_place
+from .integer_match import are_elementwise, is_own_place
 from .stages import Loop, Stage, loads_of, number_of, same, simplified, stages_of
 from .weight_only_format import WORD, Format, Operands, element
 
@@ -42,7 +42,7 @@ class Product:
 def product_of(function: "tvm.tirx.PrimFunc") -> Product | None:
     """What a kernel computes, if it is such a product with elementwise stages."""
     stages = stages_of(function)
-    if not stages or not _are_elementwise(stages[0], stages[1:]):
+    if not stages or not are_elementwise(stages[0], stages[1:]):
         return None
     first, *rest = stages
     found = _operands(first)
@@ -60,7 +60,7 @@ def _operands(stage: Stage) -> tuple[Any, Operands, Format] | None:
     reduced = [loop for loop in stage.loops if loop.reduces]
     if stage.combine is not tirx.Add or (number_of(stage.init) != 0.0 and not _is_zero(stage.init)):
         return None
-    if len(reduced) != 1 or not isinstance(stage.value, tirx.Mul) or not _is_own_place(stage):
+    if len(reduced) != 1 or not isinstance(stage.value, tirx.Mul) or not is_own_place(stage):
         return None
     x, k = stage.value.a, reduced[0]
     is_whole = isinstance(x, ir.TensorLoad) and same(x.indices, [*stage.indices[:-1], k.var])
