@@ -19,7 +19,7 @@ from torch.export.graph_signature import (
 )
 from torch.utils import _pytree as pytree
 
-from .check_model import check_onnx, check_tensors
+from .check_model import check_interface, check_onnx, check_tensors
 from .dynamic_dims import dim_names, named_dims, positional
 from .errors import ExportError, InvalidInput, InvalidModel
 from .graph.onnx_io import read
@@ -67,6 +67,18 @@ class Captured:
     @property
     def is_torch(self) -> bool:
         return isinstance(self.program, ExportedProgram)
+
+    def inputs_for(self, program: ExportedProgram | ir.Model) -> list[torch.Tensor]:
+        """The examples, or made ones for an ONNX form of the model that came without.
+
+        Raises:
+            InvalidModel: there are none, and none can be made.
+        """
+        if self.inputs is not None:
+            return self.inputs
+        assert isinstance(program, ir.Model)  # an ExportedProgram comes with its own
+        check_interface(program, self.name)
+        return make_inputs(program)
 
 
 def capture(model: Any, example_inputs: Any = None, dynamic_shapes: Any = None) -> Captured:

@@ -17,8 +17,7 @@ from .backends.compiled import CompiledModel
 from .backends.onnxruntime import provider
 from .backends.target import Target
 from .backends.tvm.available import require
-from .capture import Captured, capture, make_inputs
-from .check_model import check_interface
+from .capture import Captured, capture
 from .errors import InvalidInput
 from .evaluation import Evaluate, evaluate_original, evaluate_program, evaluate_result
 from .execution import runner
@@ -223,12 +222,5 @@ def _check_opset(opset: int | None) -> None:
 
 
 def _verify(job: Job, captured: Captured, original: Any, lowered: Any) -> None:
-    inputs = captured.inputs
-    if inputs is None:
-        assert isinstance(original, ir.Model)
-        check_interface(original, captured.name)
-        inputs = make_inputs(original)
-    with stage(job.report, "verify"):
-        batches = job.batches(captured, inputs)
-        errors = job.checker(original, batches)(runner(lowered))
-        job.accept(original, errors, batches, "by program")
+    inputs = captured.inputs_for(original)
+    job.verify(captured, original, inputs, runner(lowered), "by program")

@@ -16,7 +16,7 @@ from .backends.onnxruntime import Session
 from .backends.product_times import time_products
 from .backends.select import Candidate, select
 from .backends.target import Target
-from .capture import Captured, make_inputs
+from .capture import Captured
 from .check_model import check_interface
 from .errors import (
     ExportError,
@@ -89,7 +89,7 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
     """Run the passes on the ONNX form and take the fastest correct lowering."""
     original = as_onnx(job, captured)
     check_interface(original, captured.name)
-    inputs = captured.inputs or make_inputs(original)
+    inputs = captured.inputs_for(original)
     known = tuned(job, captured, original, inputs, asked)
     if known is not None:
         return known
@@ -126,8 +126,8 @@ def tuned(
     asked: Lowering,
 ) -> CompiledModel | None:
     """The model as `autotune` found it fastest, where it did: for the default passes."""
-    default = [one.spec for one in job.passes] == [one.spec for one in DEFAULT]
-    if asked.backend != "auto" or not (asked.measure and default) or job.exclude:
+    default = job.passes == list(DEFAULT) and not job.exclude
+    if asked.backend != "auto" or not (asked.measure and default):
         return None
     if not (cache_folder() / FILE).exists():
         return None  # SQLAlchemy takes half a second to import
@@ -205,10 +205,7 @@ def on_torch(job: Job, captured: Captured, *, verify: bool) -> CompiledModel:
         lowered = job.run(program)
     session = EagerSession(lowered)
     if verify:
-        with stage(job.report, "verify"):
-            batches = job.batches(captured, captured.inputs or [])
-            errors = job.checker(program, batches)(session.run_arrays)
-            job.accept(program, errors, batches, "on the runtime")
+        job.verify(captured, program, captured.inputs_for(program), session.run_arrays)
     job.report.chosen = {"backend": "torch"}
     return CompiledModel(lowered, captured.signature, job.report, session=session)
 

@@ -12,7 +12,7 @@ from .backends.tvm.cuda import CudaBuilt, build_cuda
 from .backends.tvm.cuda_session import CudaSession
 from .capture import Captured
 from .errors import BackendUnavailable
-from .lower_tvm import formed, inputs_of
+from .lower_tvm import formed
 from .pipeline import Job, stage
 
 
@@ -42,9 +42,7 @@ def on_cuda(job: Job, captured: Captured, target: Target, *, verify: bool) -> Co
         VerificationError: the result disagrees with the original.
     """
     aim = Target.of(target)
-    program, inputs = captured.program, inputs_of(captured)
-    with stage(job.report, "passes"):
-        graph = formed(job.run(program))
+    graph = formed(job, captured)
     with stage(job.report, "tvm"):
         built = build_cuda(graph, aim.arch)
     report = job.report
@@ -54,10 +52,8 @@ def on_cuda(job: Job, captured: Captured, target: Target, *, verify: bool) -> Co
     if isinstance(session, Elsewhere):
         report.verified = f"kernel by kernel on this CPU: {session.why}"
     elif verify:
-        with stage(report, "verify"):
-            batches = job.batches(captured, inputs)
-            errors = job.checker(program, batches)(session.run_arrays)
-            job.accept(program, errors, batches, "on the runtime")
+        inputs = captured.inputs_for(captured.program)
+        job.verify(captured, captured.program, inputs, session.run_arrays)
     return CompiledModel(built, captured.signature, report, "cuda", session=session)
 
 

@@ -56,8 +56,7 @@ def tuned_remotely(
     remote = Remote.of(address)
     check_remote(remote)
     machine = machine_of(target.arch, target.threads)
-    with stage(job.report, "passes"):
-        graph = formed(job.run(captured.program))
+    graph = formed(job, captured)
     with stage(job.report, "tune"):
         module = emit(graph, machine).module
         folder, runner = remote_folder(machine, remote), remote_runner(remote)

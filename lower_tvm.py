@@ -1,12 +1,8 @@
 """From a captured model to a compiled one on Apache TVM."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-import torch
-from torch.export import ExportedProgram
 
 from .backends.cache_folder import cache_folder
 from .backends.compiled import CompiledModel
@@ -17,7 +13,7 @@ from .backends.tvm.machine import Machine, machine_of
 from .backends.tvm.model import TvmModel, build_model
 from .backends.tvm.session import TvmSession
 from .backends.tvm.tuned import Tuned
-from .capture import Captured, make_inputs
+from .capture import Captured
 from .check_model import check_interface
 from .execution import lift
 from .graph import Graph
@@ -25,53 +21,50 @@ from .passes.driver import run_passes
 from .passes.registry import resolve
 from .pipeline import Job, stage
 
-if TYPE_CHECKING:
-    from .backends.tvm.metaschedule import Progress
-
 FORM = ("canonicalize", "merge-linears", "flatten-tokens", "canonicalize", "eliminate-dead-code")
 """What a graph goes through after the passes: matrices instead of batches, wide products."""
 
 
-def on_tvm(
-    job: Job, captured: Captured, target: Target, *, verify: bool, tuned: bool = True
-) -> CompiledModel:
+def on_tvm(job: Job, captured: Captured, target: Target, *, verify: bool) -> CompiledModel:
     """Run the passes on the program as it came, and compile what they made.
 
-    Args:
-        tuned: run kernels that were tuned on this machine before as they were found fastest.
+    Kernels that were tuned on this machine before run as they were found fastest.
 
     Raises:
         BackendUnavailable: TVM is missing or does not fit.
         UnsupportedModel: operators that have no lowering; all of them are named.
         VerificationError: the result disagrees with the original.
     """
-    program = captured.program
-    inputs = inputs_of(captured)
+    session = built(job, captured, target)
+    if verify:
+        inputs = captured.inputs_for(captured.program)
+        job.verify(captured, captured.program, inputs, session.run_arrays)
+    return CompiledModel(
+        session.model, captured.signature, job.report, target.kind, session=session
+    )
+
+
+def built(job: Job, captured: Captured, target: Target, *, tuned: bool = True) -> TvmSession:
+    """Run the passes on the program as it came, and load what TVM makes of the result.
+
+    Args:
+        tuned: run kernels that were tuned on this machine before as they were found fastest.
+
+    Raises:
+        BackendUnavailable, UnsupportedModel: as `on_tvm`.
+    """
     machine = machine_for(target)
-    with stage(job.report, "passes"):
-        graph = formed(job.run(program))
+    graph = formed(job, captured)
     known = Tuned.load(kernel_folder(machine)) if tuned else Tuned()
     with stage(job.report, "tvm"):
         model = build_model(graph, machine, tuned=known if known.winners else None)
         session = TvmSession(model)
-    if verify:
-        with stage(job.report, "verify"):
-            batches = job.batches(captured, inputs)
-            errors = job.checker(program, batches)(session.run_arrays)
-            job.accept(program, errors, batches, "on the runtime")
     tell(job, model, known)
-    return CompiledModel(model, captured.signature, job.report, target.kind, session=session)
+    return session
 
 
-def tune_kernels(
-    job: Job,
-    captured: Captured,
-    target: Target,
-    seconds: float,
-    *,
-    progress: "Progress | None" = None,
-) -> Tuned:
-    """Find faster schedules for the kernels that `on_tvm` would build; they are kept for later.
+def tune_kernels(job: Job, captured: Captured, target: Target, seconds: float) -> None:
+    """Find faster schedules for the kernels that `built` would build; they are kept for later.
 
     Args:
         seconds: budget, compilation included.
@@ -80,8 +73,8 @@ def tune_kernels(
     from .backends.tvm.metaschedule import tune
 
     machine = machine_for(target)
-    emitted = emit(formed(job.run(captured.program)), machine)
-    return tune(emitted.module, machine, kernel_folder(machine), seconds, progress=progress)
+    emitted = emit(formed(job, captured), machine)
+    tune(emitted.module, machine, kernel_folder(machine), seconds)
 
 
 def kernel_folder(machine: Machine) -> Path:
@@ -97,10 +90,18 @@ def machine_for(target: Target) -> Machine:
     return machine_of(whole.arch, whole.threads)
 
 
-def formed(program: ExportedProgram | ir.Model) -> Graph:
-    """The lowered program as TVM gets it."""
-    graph = lift(program)
-    run_passes(graph, resolve(FORM))
+def formed(job: Job, captured: Captured) -> Graph:
+    """Run the passes on the program as it came; the result as TVM gets it.
+
+    Raises:
+        InvalidModel: an ONNX model has inputs or outputs that are no tensors of numbers.
+    """
+    program = captured.program
+    if isinstance(program, ir.Model):
+        check_interface(program, captured.name)
+    with stage(job.report, "passes"):
+        graph = lift(job.run(program))
+        run_passes(graph, resolve(FORM))
     return graph
 
 
@@ -117,12 +118,3 @@ def tell(job: Job, model: TvmModel, tuned: Tuned) -> None:
             f"{len(model.serial)} kernels run on one thread, unscheduled: "
             + ", ".join(sorted(model.serial))
         )
-
-
-def inputs_of(captured: Captured) -> Sequence[torch.Tensor]:
-    """The examples, or made ones for an ONNX model without."""
-    program = captured.program
-    if not isinstance(program, ir.Model):
-        return captured.inputs or []
-    check_interface(program, captured.name)
-    return captured.inputs or make_inputs(program)

@@ -155,6 +155,24 @@ class Job:
             return []
         return [one.spec for one in self.passes if one.exactness is Exactness.APPROXIMATE]
 
+    def verify(
+        self,
+        captured: Captured,
+        original: Any,
+        inputs: Sequence[torch.Tensor],
+        run: Runner,
+        where: str = "on the runtime",
+    ) -> None:
+        """Try a result on the batches, and record how it went.
+
+        Raises:
+            InvalidInput: as `batches`. VerificationError: as `accept`.
+        """
+        with stage(self.report, "verify"):
+            batches = self.batches(captured, inputs)
+            errors = self.checker(original, batches)(run)
+            self.accept(original, errors, batches, where)
+
     def accept(self, original: Any, errors: Errors, batches: Sequence[Batch], where: str) -> None:
         """Record the verification.
 

@@ -16,10 +16,11 @@ from .backends.onnxruntime import Session
 from .backends.select import build, operators
 from .backends.target import Target
 from .backends.tuning.plan import EXPORTED, Plan
-from .capture import Captured, make_inputs
+from .capture import Captured
 from .check_model import check_interface
 from .errors import UnsupportedModel
 from .execution import arrays_of, lift
+from .lower_tvm import built, tune_kernels
 from .onnx_form import as_onnx
 from .passes.report import Report, Size
 from .pipeline import Job, stage
@@ -81,7 +82,7 @@ def program(plan: Plan, job: Job, captured: Captured, target: str = "cpu") -> Pr
     makers: dict[str, Callable[[Plan, Job, Captured, str], Program]] = {
         "onnxruntime": _on_onnxruntime,
         "torch": _on_torch,
-        "tvm": tvm_model,
+        "tvm": _on_tvm,
     }
     return makers[plan.backend](plan, job, captured, target)
 
@@ -139,27 +140,19 @@ class Threaded:
             torch.set_num_threads(before)
 
 
-def tvm_model(plan: Plan, job: Job, captured: Captured, target: str) -> Program:
-    """Build a plan for TVM, on the program as it came.
-
-    Raises:
-        BackendUnavailable: TVM is missing or does not fit.
-        UnsupportedModel: operators that have no lowering.
-    """
-    from .lower_tvm import on_tvm
-
-    aim = replace(Target.of(target), threads=plan.threads)
-    made = on_tvm(job, captured, aim, verify=False, tuned=bool(plan.kernels))
-    return Program(plan, made._session, made._model, captured.program)
+def _on_tvm(plan: Plan, job: Job, captured: Captured, target: str) -> Program:
+    session = built(job, captured, _aim(plan, target), tuned=bool(plan.kernels))
+    return Program(plan, session, session.model, captured.program)
 
 
 def tune_for(plan: Plan, captured: Captured, target: str) -> None:
     """Tune TVM's kernels for a plan that wants them tuned."""
-    from .lower_tvm import tune_kernels
-
     if plan.kernels:
-        aim = replace(Target.of(target), threads=plan.threads)
-        tune_kernels(job_of(plan), captured, aim, plan.kernels)
+        tune_kernels(job_of(plan), captured, _aim(plan, target), plan.kernels)
+
+
+def _aim(plan: Plan, target: str) -> Target:
+    return replace(Target.of(target), threads=plan.threads)
 
 
 def planned_model(
@@ -182,8 +175,7 @@ def planned_model(
     Raises:
         PasselError: the plan does not work here; VerificationError when it is wrong.
     """
-    inputs = captured.inputs
-    job = job_of(plan, max_error=max_error, examples=arrays_of(inputs or ()))
+    job = job_of(plan, max_error=max_error, examples=arrays_of(captured.inputs or ()))
     job.report.model = captured.name
     if report is not None:
         job.report.stages, job.report.notes = dict(report.stages), list(report.notes)
@@ -192,17 +184,9 @@ def planned_model(
         source = replace(captured, program=onnx)
     made = program(plan, job, source, target)
     if verify:
-        given = inputs or make_inputs(_onnx(made.original))
-        with stage(job.report, "verify"):
-            batches = job.batches(captured, given)
-            errors = job.checker(made.original, batches)(made.session.run_arrays)
-            job.accept(made.original, errors, batches, "on the runtime")
+        given = captured.inputs_for(made.original)
+        job.verify(captured, made.original, given, made.session.run_arrays)
     job.report.chosen = {**job.report.chosen, "plan": str(plan), "backend": plan.backend}
     return CompiledModel(
         made.model, captured.signature, job.report, target, plan.session_choice, made.session
     )
-
-
-def _onnx(model: ir.Model | ExportedProgram) -> ir.Model:
-    assert isinstance(model, ir.Model)  # an ExportedProgram comes with inputs
-    return model

@@ -2,9 +2,13 @@
 
 from .backends.tuning.memory import Remembered
 from .backends.tuning.search import Found
-from .backends.tuning.standing import UNITS, Standing, sparkline
+from .backends.tuning.standing import UNITS, sparkline
 from .passes.report import Report
 
+HISTORY = "history (s, best)"
+"""In `Report.chosen`: seconds and cost of each best plan."""
+INTERRUPTED = "interrupted after"
+"""How the note on a search that was ended by Ctrl-C begins."""
 FAILURES = 3
 """Reasons of failed candidates that a report lists."""
 
@@ -24,25 +28,23 @@ def tell(
         "error": record.error,
         "trials": {"tried": record.trials, **search.get("outcomes", {})},
         "seconds": search.get("seconds", 0.0),
-        "history (s, best)": search.get("history", []),
+        HISTORY: search.get("history", []),
     }
     report.notes += _notes(known, unit, looked_up)
     if found is not None:
-        report.notes += _told(found, found.standing)
+        report.notes += _told(found)
 
 
 def _notes(known: Remembered, unit: str, looked_up: bool) -> list[str]:
     record, search = known.record, known.search
-    faster = record.baseline / record.cost
     notes = ["taken from the database; nothing was measured"] if looked_up else []
     line = sparkline(search.get("history", []), record.baseline, search.get("seconds", 0.0))
     if line:
-        notes.append(
-            f"search: {record.baseline:.4g} {unit} {line} {record.cost:.4g} {unit} "
-            f"in {search['seconds']:.0f} s ({faster:.2f} times the baseline's speed)"
-            if record.key.objective != "memory"
-            else f"search: {record.baseline:.4g} {unit} {line} {record.cost:.4g} {unit}"
-        )
+        note = f"search: {record.baseline:.4g} {unit} {line} {record.cost:.4g} {unit}"
+        if record.key.objective != "memory":
+            faster = record.baseline / record.cost
+            note += f" in {search['seconds']:.0f} s ({faster:.2f} times the baseline's speed)"
+        notes.append(note)
     if known.plan.streams > 1:
         notes.append(
             f"the throughput is that of {known.plan.streams} threads calling the model at once"
@@ -50,11 +52,11 @@ def _notes(known: Remembered, unit: str, looked_up: bool) -> list[str]:
     return notes
 
 
-def _told(found: Found, standing: Standing) -> list[str]:
-    notes = []
+def _told(found: Found) -> list[str]:
+    standing, notes = found.standing, []
     if found.interrupted:
         notes.append(
-            f"interrupted after {standing.tried} trials; the same call again goes on from there"
+            f"{INTERRUPTED} {standing.tried} trials; the same call again goes on from there"
         )
     for why, count in standing.failures.most_common(FAILURES):
         notes.append(f"{count} candidates failed: {why}")

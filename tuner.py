@@ -24,7 +24,7 @@ from .backends.tuning.stable import Failed, Stable
 from .backends.tuning.standing import Limits, Progress
 from .backends.tuning.subject import Subject
 from .backends.tvm.available import problem
-from .capture import Captured, capture, make_inputs
+from .capture import Captured, capture
 from .errors import ExportError, InvalidModel, PasselError, UnsupportedModel
 from .execution import lift
 from .onnx_form import as_onnx
@@ -71,8 +71,7 @@ class Tuner:
             self.captured = capture(model, example_inputs, dynamic_shapes)
         self.onnx = self._as_onnx()
         program = self.onnx or self.captured.program
-        given = self.captured.inputs
-        self.inputs = given if given is not None else make_inputs(_onnx(program))
+        self.inputs = self.captured.inputs_for(program)
         asked = self.asked
         with stage(self.report, "key"):
             self.key = key_of(
@@ -204,8 +203,3 @@ def usable_cores(target: Target) -> tuple[int, ...]:
     count = target.threads or Hardware.detect().usable_cores
     allowed = sorted(allowed_processors() or range(count))
     return tuple(allowed[:count]) or (0,)
-
-
-def _onnx(program: ir.Model | ExportedProgram) -> ir.Model:
-    assert isinstance(program, ir.Model)  # an ExportedProgram comes with inputs
-    return program

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
+from .. import tuned_report
 from ..autotuning import autotune
 from ..backends.compiled import CompiledModel
 from ..backends.tuning.live import line
 from ..backends.tuning.standing import Standing
 from ..errors import InvalidInput
 from ..graph.onnx_io import check_writable, read
+from .cli import INTERRUPTED
 from .cli_inputs import given_inputs
 from .cli_options import split_passes
 from .cli_screen import Screen
@@ -22,9 +24,6 @@ from .plots import check_plot
 
 if TYPE_CHECKING:
     from .cli_tune import Run
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as of every command."""
 
 
 def carry_out(run: "Run", screen: Screen) -> None:
@@ -55,7 +54,7 @@ def carry_out(run: "Run", screen: Screen) -> None:
         )
     write(run, tuned)
     show(run, tuned, screen)
-    if any(note.startswith("interrupted") for note in tuned.report.notes):
+    if any(note.startswith(tuned_report.INTERRUPTED) for note in tuned.report.notes):
         raise typer.Exit(INTERRUPTED)
 
 

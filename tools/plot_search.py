@@ -7,9 +7,8 @@ from typing import Any
 
 from ..errors import InvalidInput
 from ..passes.report import Report
-from .plots import COLOURS, FIXED, _matplotlib, check_plot
-
-HISTORY = "history (s, best)"
+from ..tuned_report import HISTORY
+from .plots import COLOURS, blank, check_plot, save_plot
 
 
 def plot_search(report: Report, path: str | os.PathLike[str]) -> None:
@@ -24,20 +23,11 @@ def plot_search(report: Report, path: str | os.PathLike[str]) -> None:
     check_plot(target)
     if HISTORY not in chosen:
         raise InvalidInput("plot: expected a report of a search, got one without")
-    library = _matplotlib()
-    with library.rc_context({**library.rcParamsDefault, **FIXED}):
-        figure = _figure(chosen, report.model)
-        own = {"Date": None} if target.suffix.lower() == ".svg" else {"Software": None}
-        figure.savefig(target, metadata=own)
+    save_plot(target, lambda: _figure(chosen, report.model))
 
 
 def _figure(chosen: "dict[str, Any]", model: str) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = blank(6.0, 3.5)
     name, baseline = next((k, float(v)) for k, v in chosen.items() if k.startswith("baseline "))
     seconds, costs = steps(chosen[HISTORY], baseline, float(chosen["seconds"]))
     axes.axhline(baseline, color=COLOURS[1], label="baseline", linewidth=1)

@@ -1,7 +1,7 @@
 """Pictures of a report, by matplotlib (the extra `plot`), without a display."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from math import isfinite, isnan
 from pathlib import Path
@@ -36,11 +36,26 @@ def plot_layers(report: Report, path: str | os.PathLike[str]) -> None:
     check_plot(target)
     if not report.layers:
         raise InvalidInput("plot: expected a report with quantized layers, got one without")
+    save_plot(target, lambda: _figure(report.layers, report.model))
+
+
+def save_plot(path: Path, draw: Callable[[], Any]) -> None:
+    """Write the figure that `draw` makes; one that looks the same is the same file."""
     library = _matplotlib()
     with library.rc_context({**library.rcParamsDefault, **FIXED}):
-        figure = _figure(report.layers, report.model)
-        own = {"Date": None} if target.suffix.lower() == ".svg" else {"Software": None}
-        figure.savefig(target, metadata=own)
+        figure = draw()
+        own = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
+        figure.savefig(path, metadata=own)
+
+
+def blank(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches that belongs to no window (drawn by Agg, or as SVG), its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
 
 
 def check_plot(path: Path) -> None:
@@ -67,13 +82,7 @@ def _matplotlib() -> Any:
 
 
 def _figure(layers: Sequence[LayerQuality], model: str) -> Any:
-    """A figure that belongs to no window: drawn by Agg, or as SVG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(6.0, min(0.22 * len(layers), 24.0)), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = blank(max(6.0, min(0.22 * len(layers), 24.0)), 4.5)
     measured = any(not isnan(layer.output_snr_db) for layer in layers)
     _bars(axes, layers, [_height(layer, measured) for layer in layers])
     axes.set_ylabel(f"SNR of the {'output' if measured else 'weight'} (dB)")

@@ -7,7 +7,6 @@ side keeps thread pools, spinning threads and peak memory apart.
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -72,32 +71,29 @@ def passel(loaded: Loaded, threads: int) -> Call:
 
 
 def tvm(loaded: Loaded, threads: int) -> Call:
-    """passel.compile for TVM, with passel's own schedules, nothing tuned."""
-    from ...compiler import compile
-
-    model, inputs = loaded
-    with tempfile.TemporaryDirectory() as empty:
-        os.environ["PASSEL_CACHE"] = empty
-        compiled = compile(model, inputs, backend="tvm", threads=threads)
-    return lambda: compiled(*inputs)
+    """The default passes, then TVM with passel's own schedules, nothing tuned."""
+    return _on_tvm(loaded, threads, seconds=0.0)
 
 
 def tvm_tuned(loaded: Loaded, threads: int) -> Call:
     """The same after the kernels were tuned on this machine, for as long as BUDGET says."""
+    return _on_tvm(loaded, threads, seconds=budget())
+
+
+def _on_tvm(loaded: Loaded, threads: int, seconds: float) -> Call:
     from ...backends.target import Target
-    from ...backends.tuning.standing import Limits
     from ...capture import capture
-    from ...compiler import compile
-    from ...lower_tvm import tune_kernels
+    from ...lower_tvm import built, tune_kernels
     from ...pipeline import Job
 
     model, inputs = loaded
-    seconds = Limits.of(os.environ.get(BUDGET, "10min"), None).seconds or 0.0
     job = Job.of("default", (), None, threads=threads)
-    tune_kernels(job, capture(model, inputs, None), Target(threads=threads), seconds)
-    compiled = compile(model, inputs, backend="tvm", threads=threads)
-    print(json.dumps({"chosen": compiled.report.chosen}), file=sys.stderr)
-    return lambda: compiled(*inputs)
+    captured, target = capture(model, inputs), Target(threads=threads)
+    if seconds:
+        tune_kernels(job, captured, target, seconds)
+    session = built(job, captured, target, tuned=bool(seconds))
+    print(json.dumps({"chosen": job.report.chosen}), file=sys.stderr)
+    return lambda: session.run_tensors(inputs)
 
 
 def autotuned(loaded: Loaded, threads: int) -> Call:
@@ -105,13 +101,21 @@ def autotuned(loaded: Loaded, threads: int) -> Call:
     from ...autotuning import autotune
 
     model, inputs = loaded
-    compiled = autotune(model, inputs, threads=threads, budget=os.environ.get(BUDGET, "10min"))
+    compiled = autotune(model, inputs, threads=threads, budget=budget())
     print(json.dumps({"plan": compiled.report.chosen}, default=str), file=sys.stderr)
     return lambda: compiled(*inputs)
 
 
 BUDGET = "PASSEL_BENCH_BUDGET"
-"""How long the sides that search may take, as `autotune` has it."""
+"""Environment variable: how long the sides that search may take, as `autotune` has it."""
+
+
+def budget() -> float:
+    """Seconds that a side may search."""
+    from ...backends.tuning.standing import seconds_of
+
+    return seconds_of(os.environ.get(BUDGET, "10min"))
+
 
 SIDES: dict[str, Callable[[Loaded, int], Call]] = {
     "eager": eager,
