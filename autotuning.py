@@ -82,7 +82,7 @@ def autotune(
         except PasselError as error:
             held.forget(tuner.key)
             tuner.report.notes.append(f"the stored plan does not work any more: {error}")
-    with shown(progress, asked.objective) as told:
+    with shown(progress) as told:
         found = tuner.search(told)
     return tuner.result(found)
 

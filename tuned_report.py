@@ -1,8 +1,9 @@
 """What a report says of a search: the plan, what it takes beside the baseline, and how it went."""
 
 from .backends.tuning.memory import Remembered
+from .backends.tuning.records import OBJECTIVES
 from .backends.tuning.search import Found
-from .backends.tuning.standing import UNITS, sparkline
+from .backends.tuning.standing import sparkline
 from .passes.report import Report
 
 HISTORY = "history (s, best)"
@@ -18,7 +19,7 @@ def tell(
 ) -> None:
     """Add a search to the report of the plan that it found."""
     record, search = known.record, known.search
-    unit = UNITS[record.key.objective]
+    unit = OBJECTIVES[record.key.objective]
     report.chosen = {
         "plan": known.plan.to_dict(),
         "in words": str(known.plan),

@@ -138,11 +138,6 @@ class Target:
         missing = [name for name in self.features if name not in hardware.features]
         return f"the machine's CPU lacks {', '.join(missing)}" if missing else ""
 
-    def require(self, hardware: Hardware) -> None:
-        """Raise `BackendUnavailable` if code for this target cannot run on the machine."""
-        if reason := self.absent(hardware):
-            raise BackendUnavailable(f"target {str(self)!r}: {reason}")
-
 
 def _first_gpu(hardware: Hardware) -> str:
     if not hardware.gpus:

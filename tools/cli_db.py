@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SHORT = 12
 """Digits of a key that are shown."""
-DAY = 86400.0
 
 db = typer.Typer(
     name="db",
@@ -179,11 +178,12 @@ def measure(number: float, objective: str) -> str:
     from .cli_tables import size
 
     unit = OBJECTIVES[objective]
-    return size(round(number)) if unit == "bytes" else f"{number:.3g} {unit}"
+    return size(round(number * 1e6)) if unit == "MB" else f"{number:.3g} {unit}"
 
 
 def size_text(database: "Database") -> str:
     """What the database takes, "" where that is unknown."""
     from .cli_tables import size
 
-    return "" if database.size_bytes is None else size(database.size_bytes)
+    count = database.size_bytes
+    return "" if count is None else size(count)

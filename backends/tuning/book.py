@@ -54,6 +54,11 @@ class Result:
     fingerprint: str = ""
     error: float = 0.0
 
+    @property
+    def verdict(self) -> str:
+        """The outcome, or that of the plan that this one is the same as."""
+        return self.kind if self.outcome == SAME else self.outcome
+
 
 class Book:
     """One study, opened by one worker."""
@@ -77,7 +82,6 @@ class Book:
             study.sampler = optuna.samplers.TPESampler(
                 seed=seed + ordinal, multivariate=True, group=True, n_startup_trials=8
             )
-            study.pruner = optuna.pruners.NopPruner()
         self.seed = seed + ordinal
         self._heard: set[int] = set()
 
@@ -158,8 +162,7 @@ class Book:
         states = {MEASURED: TrialState.COMPLETE, SLOWER: TrialState.PRUNED}
         with quiet(), suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, asdict(result))
-            outcome = result.kind if result.outcome == SAME else result.outcome
-            state = states.get(outcome, TrialState.FAIL)
+            state = states.get(result.verdict, TrialState.FAIL)
             if state is TrialState.PRUNED and result.value is not None:
                 trial.report(result.value, 0)
             values = result.value if state is TrialState.COMPLETE else None

@@ -22,16 +22,21 @@ class Lost(Exception):
 
 
 class Child:
-    """A process that answers orders, one JSON object a line each way."""
+    """A process that answers orders, one JSON object a line each way.
+
+    Attributes:
+        environment: what it was started with.
+    """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
         self._errors: IO[bytes] = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=dict(environment),
+            env=self.environment,
             start_new_session=True,  # Ctrl-C on the terminal is for the search alone
         )
         self._buffer = b""

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -80,9 +80,7 @@ class Database:
 
         Its study stays: what was measured is still so.
         """
-        known = self.best(key) is not None
-        self._do(lambda connection: rows.remove(connection, [key.digest]), writes=True)
-        return known
+        return self._do(lambda connection: rows.remove(connection, [key.digest]), writes=True) > 0
 
     def records(self) -> list[Record]:
         """Every record, the last updated first."""
@@ -152,13 +150,13 @@ class Database:
         asked = sa.select(sa.func.pg_database_size(sa.func.current_database()))
         return self._do(lambda connection: int(connection.execute(asked).scalar_one()))
 
-    def storage(self, **options: Any) -> "RDBStorage":
-        """Optuna's storage in the same database; `options` go to `RDBStorage`.
+    def storage(self) -> "RDBStorage":
+        """Optuna's storage in the same database.
 
         Raises:
             InvalidInput: another version of Optuna made the tables.
         """
-        return studies.storage(self._engine, self._place, **options)
+        return studies.storage(self._engine, self._place)
 
     def _do(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
         """One transaction; if the file turns out to be damaged, once more on a new one."""

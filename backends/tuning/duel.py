@@ -6,7 +6,7 @@ that is clearly slower is sent home early.
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -69,13 +69,11 @@ def duel(
     *,
     seconds: float,
     early: bool = True,
-    on_turn: Callable[[Duel], None] = lambda _: None,
 ) -> Duel:
     """Time both sides in turns, so many seconds each.
 
     Args:
         early: stop when the challenger is clearly slower.
-        on_turn: called after each pair of turns.
     """
     sides = (incumbent, challenger)
     calls = tuple(_calls(side) for side in sides)
@@ -87,7 +85,6 @@ def duel(
             taken[k] = sides[k].time(calls[k] + 1)[1:]  # the first call meets cold caches
         found.turns.append((taken[0], taken[1]))
         spent += sum(taken[0]) + sum(taken[1])
-        on_turn(found)
         if early and found.is_clear:
             found.stopped = True
             return found

@@ -13,13 +13,12 @@ positions, masks). Two graphs have one key if and only if their forms are equal.
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 
 import numpy as np
 
 from ...graph import Dim, Graph, Op, Value, is_float
 from ...graph.ops import BatchNorm, Dequantize, Gather, MatMul, Opaque, Quantize
-from ...graph.value import Shape
+from ...graph.value import Shape, own_fields
 from ...graph.weighted_ops import Scaled, Weighted
 from .graph_literals import literals, plain
 
@@ -72,7 +71,7 @@ class _Form:
 
     def _op(self, op: Op) -> None:
         operands = ["-" if v is None else self._of(v, op, i) for i, v in enumerate(op.inputs)]
-        attributes = _attributes(op)
+        attributes = own_fields(op)
         if isinstance(op, Opaque) or None in attributes.values():
             attributes["source"] = literals(op.source, self._dims)
         inside = " ".join(f"{name}={plain(value)}" for name, value in attributes.items())
@@ -118,12 +117,6 @@ def _operands_first(root: Op | None, met: set[Op]) -> Iterator[Op]:
             stack.append((op, True))
             needed = [value.producer for value in reversed(op.inputs) if value is not None]
             stack.extend((producer, False) for producer in needed if producer is not None)
-
-
-def _attributes(op: Op) -> dict[str, object]:
-    """What a kind of op adds to every op's fields."""
-    base = {field.name for field in fields(Op)}
-    return {f.name: getattr(op, f.name) for f in fields(op) if f.name not in base}
 
 
 def is_parameter(op: Op, index: int) -> bool:

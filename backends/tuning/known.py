@@ -22,7 +22,7 @@ class Known:
 
     def learn(self, plan: Plan, result: Result) -> None:
         """Remember what a plan came to."""
-        if LOST in (result.outcome, result.kind):
+        if result.verdict == LOST:
             return
         self.plans[plan.digest] = result
         if result.fingerprint and result.outcome != SAME:
@@ -40,5 +40,4 @@ class Known:
 
 def same(result: Result) -> Result:
     """The result of a plan that is another again."""
-    first = result.kind if result.outcome == SAME else result.outcome
-    return replace(result, outcome=SAME, kind=first)
+    return replace(result, outcome=SAME, kind=result.verdict)

@@ -10,14 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from .book import FAILED, MEASURED, SAME, SLOWER
-from .standing import UNITS, Progress, Standing, sparkline
+from .records import OBJECTIVES
+from .standing import Progress, Standing, sparkline
 
 REFRESH = 4
 """Times a second."""
 
 
 @contextmanager
-def shown(progress: Progress | None, objective: str) -> Iterator[Progress]:
+def shown(progress: Progress | None) -> Iterator[Progress]:
     """What to tell the steps of a search to: the caller's own, or a table on a terminal."""
     if progress is not None or not sys.stderr.isatty():
         yield progress or (lambda _: None)
@@ -29,7 +30,7 @@ def shown(progress: Progress | None, objective: str) -> Iterator[Progress]:
 
 def screen(standing: Standing) -> Group:
     """The state of a search as a table, with what is being done below."""
-    unit = UNITS[standing.objective]
+    unit = OBJECTIVES[standing.objective]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="ellipsis", no_wrap=True)
@@ -50,7 +51,7 @@ def best_of(standing: Standing) -> str:
     if standing.baseline <= 0:
         return "…"
     gain = f"{1 / standing.ratio:.2f} times better" if standing.ratio < 1 else "the baseline"
-    return f"{standing.cost:.4g} {UNITS[standing.objective]} ({gain})"
+    return f"{standing.cost:.4g} {OBJECTIVES[standing.objective]} ({gain})"
 
 
 def counted(standing: Standing) -> str:

@@ -117,10 +117,10 @@ def remember(database: Database, key: Key, found: Found, model: str) -> Remember
 
 def history_of(found: Found) -> dict[str, Any]:
     """How a plan was found, as plain data."""
-    standing = found.standing
-    spent = standing.spent
-    if standing.is_over and not found.interrupted and standing.limits.seconds is not None:
-        spent = max(spent, standing.limits.seconds) if spent_all(found) else spent
+    standing, spent = found.standing, found.standing.spent
+    limits = standing.limits
+    if not found.interrupted and limits.seconds is not None and spent >= limits.search_seconds:
+        spent = max(spent, limits.seconds)  # it was the time that ended it
     return {
         "seconds": round(spent, 2),
         "exhausted": found.exhausted,
@@ -128,11 +128,6 @@ def history_of(found: Found) -> dict[str, Any]:
         "history": standing.history,
         "outcomes": dict(standing.counts),
     }
-
-
-def spent_all(found: Found) -> bool:
-    """Whether it was the time that ended a search."""
-    return found.standing.spent >= found.standing.limits.search_seconds
 
 
 def _text(plan: Plan, search: dict[str, Any]) -> str:
@@ -152,7 +147,7 @@ def tuned_plan(
         if place.file is None or not place.file.exists():
             return None
         key = key_of(graph, inputs, Target.of(target), threads=threads)
-        found = recalled(Database.open(None), key)
+        found = recalled(Database(place), key)
     except PasselError:
         return None
     return None if found is None else found.plan

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from ...errors import InvalidInput
 
-OBJECTIVES = {"latency": "ms", "throughput": "ms per example", "memory": "bytes"}
-"""What a search minimises, with its unit."""
+OBJECTIVES = {"latency": "ms", "throughput": "ms a call", "memory": "MB"}
+"""What a search minimises, with the unit that costs are counted in."""
 
 
 @dataclass(frozen=True)

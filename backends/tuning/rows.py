@@ -78,12 +78,14 @@ def improve(connection: sa.Connection, record: Record) -> bool | None:
     return None if exists is None else False
 
 
-def remove(connection: sa.Connection, digests: Sequence[str]) -> None:
-    """Delete records by their key's digest, and the models that then have none."""
+def remove(connection: sa.Connection, digests: Sequence[str]) -> int:
+    """Delete records by their key's digest, and the models that then have none; how many went."""
+    gone = 0
     for start in range(0, len(digests), PARAMETERS):
         chosen = digests[start : start + PARAMETERS]
-        connection.execute(results.delete().where(results.c.digest.in_(chosen)))
+        gone += connection.execute(results.delete().where(results.c.digest.in_(chosen))).rowcount
     connection.execute(models.delete().where(models.c.graph.not_in(sa.select(results.c.graph))))
+    return gone
 
 
 def add(connection: sa.Connection, record: Record) -> None:

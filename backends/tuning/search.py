@@ -30,9 +30,7 @@ class Found:
         cost, baseline: what it and the baseline take: ms, or MB of memory.
         error: relative error of its outputs.
         standing: trials, history and so on.
-        confirmed: whether it was measured against the baseline once more.
         interrupted: whether Ctrl-C ended it.
-        exhausted: whether there was nothing left to try.
         notes: what the user should know.
     """
 
@@ -41,10 +39,18 @@ class Found:
     baseline: float
     error: float
     standing: Standing
-    confirmed: bool = False
     interrupted: bool = False
-    exhausted: bool = False
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the plan was measured against the baseline once more."""
+        return not self.interrupted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there was nothing left to try."""
+        return not self.standing.is_over and not self.interrupted
 
 
 class Search:
@@ -199,10 +205,10 @@ class Search:
                 self.notes.append(f"not taken: {plan}: {failed.why}")
                 continue
             if cost < baseline:
-                return self._found(plan, cost, baseline, result.error, confirmed=True)
+                return self._found(plan, cost, baseline, result.error)
             self.notes.append(f"not taken: {plan}: no faster than the baseline when measured again")
         cost = self._arena.cost
-        return self._found(self._arena.baseline, cost, cost, self._arena.error, confirmed=True)
+        return self._found(self._arena.baseline, cost, cost, self._arena.error)
 
     def _interrupted(self) -> Found:
         """The best so far, by what the trials said."""
@@ -212,11 +218,12 @@ class Search:
                 return self._found(plan, result.value * cost, cost, result.error, interrupted=True)
         return self._found(self._arena.baseline, cost, cost, error, interrupted=True)
 
-    def _found(self, plan: Plan, cost: float, baseline: float, error: float, **how: bool) -> Found:
+    def _found(
+        self, plan: Plan, cost: float, baseline: float, error: float, *, interrupted: bool = False
+    ) -> Found:
         standing = self.standing
         standing.best, standing.ratio, standing.baseline = plan, cost / baseline, baseline
-        how["exhausted"] = not standing.is_over and not how.get("interrupted", False)
-        return Found(plan, cost, baseline, error, standing, notes=self.notes, **how)
+        return Found(plan, cost, baseline, error, standing, interrupted, self.notes)
 
     def _say(self, text: str) -> None:
         self.standing.doing = text

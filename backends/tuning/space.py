@@ -149,10 +149,6 @@ class Space:
             self.plan(usual)
         return {**found, "backend": self.backends[0]}
 
-    def planned(self, values: Mapping[str, Value]) -> Plan:
-        """The plan of a table of values; a name that is missing takes its usual value."""
-        return self.plan(lambda name, options: values.get(name, options[0]))
-
 
 def space_of(
     graph: Graph,

@@ -110,8 +110,8 @@ class Stable:
     def __init__(self, start: Callable[[dict[str, str]], Child], cores: int) -> None:
         self._start = start
         self._cores = cores
-        self._idle: list[tuple[dict[str, str], Child]] = []
-        self._busy: dict[int, tuple[dict[str, str], Child]] = {}
+        self._idle: list[Child] = []
+        self._busy: set[Child] = set()
 
     def build(self, plan: Plan, *, fresh: bool = False) -> Built:
         """Build a plan, in a process that did something else before unless it is to be `fresh`.
@@ -120,9 +120,8 @@ class Stable:
             Failed: it cannot be built.
         """
         own = environment(plan.threads, self._cores)
-        child = None if fresh else self._reused(own)
-        child = child or self._start(own)
-        self._busy[child.pid] = (own, child)
+        child = (None if fresh else self._reused(own)) or self._start(own)
+        self._busy.add(child)
         order = {"do": "build", "plan": plan.to_dict()}
         try:
             answer = asked(child, order, BUILD_SECONDS + OVERRUN * plan.kernels)
@@ -132,12 +131,12 @@ class Stable:
         return Built(plan, child, answer["fingerprint"])
 
     def _reused(self, own: dict[str, str]) -> Child | None:
-        for index, (served, child) in enumerate(self._idle):
-            if served == own:
-                del self._idle[index]
+        for child in self._idle:
+            if child.environment == own:
+                self._idle.remove(child)
                 return child
         while self._idle:  # one that waits for a plan like its last would only hold memory
-            self._idle.pop()[1].stop()
+            self._idle.pop().stop()
         return None
 
     def release(self, built: Contender, *, broken: bool = False) -> None:
@@ -146,14 +145,14 @@ class Stable:
         self._let_go(built.child, broken=broken)
 
     def _let_go(self, child: Child, *, broken: bool) -> None:
-        own, _ = self._busy.pop(child.pid)
+        self._busy.remove(child)
         if broken:
             child.stop()
         else:
-            self._idle.append((own, child))
+            self._idle.append(child)
 
     def close(self) -> None:
         """End all processes."""
-        for _, child in (*self._idle, *self._busy.values()):
+        for child in (*self._idle, *self._busy):
             child.stop()
-        self._idle, self._busy = [], {}
+        self._idle, self._busy = [], set()

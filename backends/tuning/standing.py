@@ -12,8 +12,6 @@ from ...errors import InvalidInput
 from .book import FAILED, MEASURED, SLOWER, Result
 from .plan import Plan
 
-UNITS = {"latency": "ms", "throughput": "ms a call", "memory": "MB"}
-"""What a cost is counted in, by objective."""
 DEFAULT_BUDGET = "5min"
 SECONDS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 """Units of time."""
@@ -92,7 +90,7 @@ class Standing:
     Attributes:
         objective: what is minimised.
         limits: when it ends.
-        baseline: cost of plain ONNX Runtime, in the objective's unit (`UNITS`).
+        baseline: cost of plain ONNX Runtime, in the objective's unit (`OBJECTIVES`).
         best: the best plan so far.
         ratio: its cost over the baseline's.
         counts: trials by outcome.
@@ -149,11 +147,6 @@ class Standing:
         if self.spent >= self.limits.search_seconds:
             return True
         return self.limits.trials is not None and self.tried >= self.limits.trials
-
-    def in_words(self) -> str:
-        """The outcomes of the trials."""
-        words = ((MEASURED, "measured"), (SLOWER, "stopped early"), (FAILED, "failed"))
-        return ", ".join(f"{self.counts[one]} {word}" for one, word in words)
 
 
 Progress = Callable[[Standing], None]

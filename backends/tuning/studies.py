@@ -1,7 +1,7 @@
 """Optuna's part of the database: its storage, and the studies of results that are removed."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -17,7 +17,7 @@ TABLE = "studies"
 """One of Optuna's tables."""
 
 
-def storage(engine: sa.Engine, place: Place, **options: Any) -> "RDBStorage":
+def storage(engine: sa.Engine, place: Place) -> "RDBStorage":
     """Optuna's storage in the same database; its tables are made by one process at a time.
 
     Raises:
@@ -26,10 +26,10 @@ def storage(engine: sa.Engine, place: Place, **options: Any) -> "RDBStorage":
     from optuna.storages import RDBStorage
 
     url = place.url.render_as_string(hide_password=False)
-    settings = {"connect_args": connect_options(place), **options.pop("engine_kwargs", {})}
+    settings = {"connect_args": connect_options(place)}
     with explained(place), turn(engine, place):
         try:
-            return RDBStorage(url, engine_kwargs=settings, **options)
+            return RDBStorage(url, engine_kwargs=settings)
         except RuntimeError as error:  # of its check of the schema
             raise InvalidInput(f"database {place}: {place.hide(str(error))}") from error
 

@@ -26,7 +26,7 @@ def filled(tmp_path: Path, monkeypatch: Any) -> Database:
     there = Key("b" * 64, "elsewhere", "passel=0.0.1", "memory", 0.01)
     database = Database.open()
     database.store(Record(here, '{"form": "matrices"}', 4.0, 10.0, trials=7, model="vit"))
-    database.store(Record(there, '{"form": "other"}', 5e6, 20e6, created=1.0, updated=1.0))
+    database.store(Record(there, '{"form": "other"}', 5.0, 20.0, created=1.0, updated=1.0))
     return database
 
 

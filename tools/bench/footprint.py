@@ -21,8 +21,8 @@ import onnx_ir as ir
 import typer
 from rich.console import Console
 
+from ...backends.resident import peak_bytes, resident_bytes
 from ...errors import PasselError
-from .memory import peak_bytes, resident_bytes
 
 WIDTH, HIDDEN = 2048, 8192
 BLOCK_BYTES = 2 * WIDTH * HIDDEN * 4

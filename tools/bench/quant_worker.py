@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ...backends.measure import timed
-from .memory import peak_bytes, resident_bytes
+from ...backends.resident import peak_bytes, resident_bytes
 from .quant_error import fidelity
 from .quant_run import MODULES, RUNTIMES, Loaded, Program
 from .quant_work import Place, read_arrays

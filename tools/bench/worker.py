@@ -16,8 +16,8 @@ import torch
 from ...backends.choices import SessionChoice
 from ...backends.measure import timed
 from ...backends.onnxruntime import Session
+from ...backends.resident import peak_bytes
 from ...capture import quiet
-from .memory import peak_bytes
 from .models import Loaded, load
 
 Call = Callable[[], Any]

@@ -1,6 +1,6 @@
 """Contenders without processes: what each plan takes is a table, so a search is quick and exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import optuna
@@ -8,7 +8,7 @@ import optuna
 from passel.backends.tuning.book import Book
 from passel.backends.tuning.plan import Plan
 from passel.backends.tuning.search import Search
-from passel.backends.tuning.space import Space
+from passel.backends.tuning.space import Space, Value
 from passel.backends.tuning.stable import Failed
 from passel.backends.tuning.standing import Limits
 
@@ -70,6 +70,11 @@ class Makers:
 
     def release(self, built: Runner, *, broken: bool = False) -> None:
         self.alive.remove(built)  # a second release fails here
+
+
+def planned(space: Space, values: Mapping[str, Value]) -> Plan:
+    """The plan of a table of values; a name that is missing takes its usual value."""
+    return space.plan(lambda name, options: values.get(name, options[0]))
 
 
 def memory() -> optuna.storages.BaseStorage:

@@ -102,7 +102,7 @@ def test_stopping_twice_is_no_error(started):
 def test_a_candidate_dies_with_its_parent(tmp_path):
     """Even one that is busy in a call, and so reads no end of input."""
     code = (
-        "import time\nfrom passel.backends.tuning.worker import die_with_parent\n"
+        "import time\nfrom passel.backends.tuning.serve import die_with_parent\n"
         "die_with_parent()\nprint('{}', flush=True)\ntime.sleep(600)"
     )
     parent = Child(

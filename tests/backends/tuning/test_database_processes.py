@@ -49,6 +49,16 @@ def start(url: str, worker: int, count: int, studied: int = 0) -> subprocess.Pop
     )
 
 
+def race(workers: list[subprocess.Popen]) -> None:
+    """Let them begin together, and end well."""
+    for worker in workers:
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    for worker in workers:
+        _, errors = worker.communicate(timeout=PATIENCE)
+        assert worker.returncode == 0, errors
+
+
 def expected(workers: int, count: int) -> dict[int, float]:
     """The least cost that any worker stores for each of the three graphs."""
     least: dict[int, float] = {}
@@ -66,12 +76,7 @@ def test_two_processes_make_and_fill_one_database(
     path = tmp_path / "tuned.db"
     url = request.getfixturevalue("postgres_url") if kind == "postgres" else str(path)
     workers = [start(url, worker, 12, studied=4) for worker in range(2)]
-    for worker in workers:
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    for worker in workers:
-        _, errors = worker.communicate(timeout=PATIENCE)
-        assert worker.returncode == 0, errors
+    race(workers)
     database = Database.open(url)
     assert database.notes == []
     for graph, least in expected(2, 12).items():
@@ -110,11 +115,6 @@ def test_two_processes_set_a_damaged_file_aside_once(tmp_path: Path) -> None:
     path = tmp_path / "tuned.db"
     path.write_bytes(b"garbage" * 3000)
     workers = [start(str(path), worker, 3) for worker in range(2)]
-    for worker in workers:
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    for worker in workers:
-        _, errors = worker.communicate(timeout=PATIENCE)
-        assert worker.returncode == 0, errors
+    race(workers)
     assert len(list(tmp_path.glob("tuned.db.corrupt-*"))) == 1
     assert len(Database.open(path).records()) == 3

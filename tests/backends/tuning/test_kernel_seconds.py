@@ -3,6 +3,7 @@
 from passel.backends.tuning.plan import Plan
 from passel.backends.tuning.space import OFF, ON, Space
 from passel.backends.tuning.standing import Limits
+from tests.backends.tuning.races import planned
 
 
 def test_short_searches_leave_kernels_alone() -> None:
@@ -21,12 +22,12 @@ def test_the_decision_is_tvms_alone() -> None:
 
     space.plan(suggest)
     assert "kernels" not in asked
-    assert space.planned({"backend": "tvm", "kernels": ON}).kernels == 30.0
-    assert space.planned({"backend": "tvm", "kernels": OFF}).kernels == 0.0
+    assert planned(space, {"backend": "tvm", "kernels": ON}).kernels == 30.0
+    assert planned(space, {"backend": "tvm", "kernels": OFF}).kernels == 0.0
     tuned = [values for values in space.starts() if values.get("kernels") == ON]
-    assert [space.planned(values).backend for values in tuned] == ["tvm"]
-    assert Space(backends=("onnxruntime", "tvm")).planned({"backend": "tvm", "kernels": ON}) == (
-        Space(backends=("onnxruntime", "tvm")).planned({"backend": "tvm"})
+    assert [planned(space, values).backend for values in tuned] == ["tvm"]
+    assert planned(Space(backends=("onnxruntime", "tvm")), {"backend": "tvm", "kernels": ON}) == (
+        planned(Space(backends=("onnxruntime", "tvm")), {"backend": "tvm"})
     )
 
 

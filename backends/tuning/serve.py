@@ -9,7 +9,6 @@ import ctypes
 import gc
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -18,10 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from .. import resident
 from ..measure import timed
 from .plan import Plan
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+CLEAR = Path("/proc/self/clear_refs")
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
 
@@ -99,12 +99,7 @@ def peak_bytes(candidate: Candidate, calls: int) -> int:
         ctypes.CDLL(None).malloc_trim(0)
         CLEAR.write_text("5", encoding="ascii")
     timed_streams(candidate, calls)
-    if STATUS.exists():
-        for line in STATUS.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resident.peak_bytes()
 
 
 def private_output() -> TextIO:
