@@ -1,7 +1,7 @@
 """The process of the tuner's candidates: `python -m passel.candidate FOLDER`.
 
 The folder holds the model and what its results are compared with (`backends/tuning/subject.py`);
-the orders come on standard input (`backends/tuning/worker.py`).
+the orders come on standard input (`backends/tuning/serve.py`).
 """
 
 import sys
@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from .backends.tuning.plan import Plan
+from .backends.tuning.serve import die_with_parent, private_output, serve
 from .backends.tuning.subject import Subject
-from .backends.tuning.worker import die_with_parent, private_output, serve
 from .capture import Captured, quiet
 from .pipeline import Job, output_names
 from .planned import Program, job_of, program, tune_for

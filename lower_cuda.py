@@ -1,12 +1,7 @@
 """From a captured model to CUDA code by Apache TVM, for a GPU that need not be in this computer."""
 
-from collections.abc import Sequence
-from typing import NoReturn
-
-import numpy as np
-import torch
-
 from .backends.compiled import CompiledModel
+from .backends.elsewhere import Elsewhere
 from .backends.target import Target
 from .backends.tvm.cuda import CudaBuilt, build_cuda
 from .backends.tvm.cuda_session import CudaSession
@@ -14,21 +9,6 @@ from .capture import Captured
 from .errors import BackendUnavailable
 from .lower_tvm import formed
 from .pipeline import Job, stage
-
-
-class Elsewhere:
-    """Stands for the session of a model that this machine cannot run; calls say why."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-
-    def run_arrays(self, arrays: Sequence[np.ndarray]) -> NoReturn:
-        """Raise `BackendUnavailable`."""
-        raise BackendUnavailable(self.why)
-
-    def run_tensors(self, tensors: Sequence[torch.Tensor]) -> NoReturn:
-        """Raise `BackendUnavailable`."""
-        raise BackendUnavailable(self.why)
 
 
 def on_cuda(job: Job, captured: Captured, target: Target, *, verify: bool) -> CompiledModel:

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from .backends.cache_folder import cache_folder
 from .backends.compiled import CompiledModel
+from .backends.elsewhere import Elsewhere
 from .backends.target import Target
 from .backends.tvm.available import require
 from .backends.tvm.machine import Machine, machine_of
 from .backends.tvm.model import build_model
 from .capture import Captured
 from .errors import InvalidInput
-from .lower_cuda import Elsewhere
 from .lower_tvm import formed, tell
 from .pipeline import Job, stage
 

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from ..errors import ExportError
 from . import fx_lower, fx_probe, fx_run
 from .binding import Compute
-from .fx_call import Call, Operand, attribute_of, bind, is_taken_apart
+from .fx_call import Call, Operand, attribute_of, bound, is_taken_apart
 from .fx_rules import RULES
 from .fx_signature import stored, written_targets
 from .fx_tensor import constant_of, dtype_of, shape_of
@@ -150,7 +150,7 @@ class _Lift:
         args = fx.map_arg(node.args, occurrence)
         kwargs = fx.map_arg(node.kwargs, occurrence)
         if isinstance(node.target, torch._ops.OpOverload):
-            bind(call, args, kwargs)
+            call.args.update(bound(node, args, kwargs))
         return call
 
     def _results(self, node: fx.Node, whole: bool) -> list[Value]:

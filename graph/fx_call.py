@@ -150,13 +150,9 @@ def ints(found: Any) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def bind(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Name the arguments after the operator's schema and fill in its defaults."""
-    schema = call.node.target._schema  # type: ignore[union-attr]
-    for position, argument in enumerate(schema.arguments):
-        if argument.name in kwargs:
-            call.args[argument.name] = kwargs[argument.name]
-        elif position < len(args):
-            call.args[argument.name] = args[position]
-        else:
-            call.args[argument.name] = argument.default_value
+def bound(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by the names that the operator's schema has for them, its defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    defaults = {argument.name: argument.default_value for argument in schema}
+    given = zip((argument.name for argument in schema), args, strict=False)
+    return {**defaults, **dict(given), **kwargs}

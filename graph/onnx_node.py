@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from .onnx_attributes import Attributes
 from .shapes import normal_axis
 from .value import Op, Value
 
@@ -13,7 +14,7 @@ MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class NodeView:
+class NodeView(Attributes):
     """One node with its lifted operands and results.
 
     Attributes:
@@ -33,22 +34,6 @@ class NodeView:
     def rank(self, index: int) -> int | None:
         value = self.operand(index)
         return None if value is None else value.rank
-
-    def attr_int(self, name: str, default: int) -> int:
-        return int(self.node.attributes.get_int(name, default))
-
-    def attr_float(self, name: str, default: float) -> float:
-        return float(self.node.attributes.get_float(name, default))
-
-    def attr_string(self, name: str, default: str) -> str:
-        return str(self.node.attributes.get_string(name, default))
-
-    def attr_ints(self, name: str) -> tuple[int, ...] | None:
-        found = self.node.attributes.get_ints(name)
-        return None if found is None else tuple(int(number) for number in found)
-
-    def has(self, name: str) -> bool:
-        return name in self.node.attributes
 
     def given(self, index: int) -> bool:
         return self.operand(index) is not None

@@ -20,7 +20,7 @@ def broadcast(*shapes: Shape) -> Shape:
 
 def _widest(dims: Sequence[Dim]) -> Dim:
     numbers = [dim for dim in dims if isinstance(dim, int) and dim != 1]
-    names = [dim for dim in dims if isinstance(dim, str)]
+    names = [dim for dim in dims if not isinstance(dim, int)]
     return (numbers or names or [1])[0]
 
 

@@ -4,12 +4,10 @@ Values are numbered in the order in which they appear, so that the text of a gra
 on the names that an IR or a pass gave; with `names` they go by their own.
 """
 
-from dataclasses import fields
-
 import numpy as np
 
 from .graph import Graph
-from .value import Op, Value
+from .value import Op, Value, own_fields
 
 SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "bool": "b1"}
 ELEMENTS_SHOWN = 8
@@ -35,9 +33,8 @@ def op_text(op: Op, labels: "_Labels") -> str:
 
 def attributes_of(op: Op) -> dict[str, object]:
     """The fields that this kind of op adds to every op's, but for those that its kind says."""
-    base = {field.name for field in fields(Op)} | {"fn", "norm", "target", "impure"}
-    found = {f.name: getattr(op, f.name) for f in fields(op) if f.name not in base}
-    return {name: _plain(value) for name, value in found.items()}
+    said = ("fn", "norm", "target", "impure")
+    return {name: _plain(value) for name, value in own_fields(op).items() if name not in said}
 
 
 def _plain(value: object) -> object:

@@ -1,7 +1,7 @@
 """The pieces of a graph: constants, values and ops."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -158,3 +158,12 @@ def bits_of(dtype: np.dtype) -> int:
 def is_float(dtype: np.dtype) -> bool:
     """Whether a dtype is a floating-point type, the ml_dtypes ones included."""
     return dtype.kind == "f" or dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+SHARED = frozenset(f.name for f in fields(Op))
+"""The fields of every op."""
+
+
+def own_fields(op: Op) -> dict[str, Any]:
+    """What a kind of op adds to every op's fields."""
+    return {f.name: getattr(op, f.name) for f in fields(op) if f.name not in SHARED}

@@ -80,13 +80,13 @@ def load_model(path: Path) -> TvmModel:
         InvalidModel: a file is missing or damaged, or from a newer passel.
         BackendUnavailable: TVM is missing, or this CPU cannot run the code.
     """
-    described = _described(path)
+    described = description(path)
     try:
         machine = Machine(**described["machine"])
         require(machine.threads)
         code = {suffix: _content(path, suffix, one) for suffix, one in described["code"].items()}
         inputs = [InputSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in described["inputs"]]
-        constants = map_weights(_present(path.with_suffix(".safetensors")))
+        constants = map_weights(present(path.with_suffix(".safetensors")))
         if len(constants) != described["constants"]:
             raise InvalidModel(f"load: {str(path.with_suffix('.safetensors'))!r} is incomplete")
         return TvmModel(
@@ -104,9 +104,14 @@ def load_model(path: Path) -> TvmModel:
         raise InvalidModel(f"load: {str(path)!r} is damaged: {error!r}") from error
 
 
-def _described(path: Path) -> dict[str, Any]:
+def description(path: Path) -> dict[str, Any]:
+    """What a saved model's .tvm file says.
+
+    Raises:
+        InvalidModel: it is missing or damaged, or from a newer passel or another TVM.
+    """
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = json.loads(present(path).read_text(encoding="utf-8"))
         newer = described["format"] > FORMAT
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidModel(f"load: {str(path)!r} is damaged: {error!r}") from error
@@ -123,13 +128,18 @@ def _described(path: Path) -> dict[str, Any]:
 def _content(path: Path, suffix: str, expected: str) -> bytes:
     if suffix not in (LIBRARY, LLVM, PROGRAM):
         raise ValueError(f"unknown kind of code {suffix!r}")
-    content = _present(path.with_suffix(suffix)).read_bytes()
+    content = present(path.with_suffix(suffix)).read_bytes()
     if _hash(content) != expected:
         raise InvalidModel(f"load: {str(path.with_suffix(suffix))!r} is damaged")
     return content
 
 
-def _present(path: Path) -> Path:
+def present(path: Path) -> Path:
+    """The path of a file that has to be there.
+
+    Raises:
+        InvalidModel: it is not.
+    """
     if not path.is_file():
         raise InvalidModel(f"load: {str(path)!r} is missing: the saved model is not complete")
     return path

@@ -16,11 +16,14 @@ from ...graph.fx_tensor import to_torch
 from ..cache_folder import cache_folder
 from .aligned import aligned_array
 from .index_bounds import index_bounds
+from .kernel_build import compiled_groups
 from .kernel_inputs import Parameter, arguments, parameters, symbols
 from .kernel_outputs import Allowed, allowed, difference
 from .machine import Machine
 from .plain_form import quicker, terms
+from .refusals import last_line
 from .schedules import Scheduled
+from .tuned import kernel_key
 from .verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -39,11 +42,7 @@ class Pair:
 
     def key(self, machine: Machine) -> str:
         """The same for equal kernels, in any process."""
-        import tvm_ffi
-
-        forms = (_unnamed(self.plain), _unnamed(self.scheduled))
-        digits = "".join(f"{tvm_ffi.structural_hash(f) % 2**64:016x}" for f in forms)
-        return f"{digits}:{machine.mcpu}"
+        return f"{kernel_key(self.plain)}{kernel_key(self.scheduled)}:{machine.mcpu}"
 
 
 def checked(scheduled: Scheduled, machine: Machine, folder: Path | None = None) -> Scheduled:
@@ -54,26 +53,32 @@ def checked(scheduled: Scheduled, machine: Machine, folder: Path | None = None) 
         machine: what it is for; the code must run here.
         folder: where verdicts are kept; the user's cache folder by default.
     """
-    import tvm
-
-    found = judge(
-        {name: Pair(plain, scheduled.module[name]) for name, plain in scheduled.plain.items()},
-        machine,
-        Verdicts(cache_folder() if folder is None else folder),
-    )
-    wrong = {name: verdict for name, verdict in found.items() if verdict}
-    functions = {
-        var: scheduled.plain[var.name_hint] if var.name_hint in wrong else function
-        for var, function in scheduled.module.functions_items()
-    }
+    pairs = {name: Pair(plain, scheduled.module[name]) for name, plain in scheduled.plain.items()}
+    wrong = differing(pairs, machine, folder)
     return replace(
         scheduled,
-        module=tvm.IRModule(functions, attrs=scheduled.module.attrs),
+        module=replaced(scheduled.module, {name: scheduled.plain[name] for name in wrong}),
         rules={name: rule for name, rule in scheduled.rules.items() if name not in wrong},
         plain={name: plain for name, plain in scheduled.plain.items() if name not in wrong},
         serial=[*scheduled.serial, *wrong],
         rejected={**scheduled.rejected, **wrong},
     )
+
+
+def replaced(module: "tvm.IRModule", kernels: "Mapping[str, tvm.tirx.PrimFunc]") -> "tvm.IRModule":
+    """The module with other kernels of these names."""
+    import tvm
+
+    functions = {var: kernels.get(var.name_hint, old) for var, old in module.functions_items()}
+    return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def differing(
+    pairs: Mapping[str, Pair], machine: Machine, folder: Path | None = None
+) -> dict[str, str]:
+    """How the two forms of each kernel differ where they do; verdicts are kept in the folder."""
+    found = judge(pairs, machine, Verdicts(cache_folder() if folder is None else folder))
+    return {name: verdict for name, verdict in found.items() if verdict}
 
 
 def judge(pairs: Mapping[str, Pair], machine: Machine, verdicts: Verdicts) -> dict[str, str]:
@@ -90,30 +95,12 @@ def judge(pairs: Mapping[str, Pair], machine: Machine, verdicts: Verdicts) -> di
 
 def compiled_pairs(pairs: Sequence[Pair], machine: Machine) -> Iterator[tuple[Any, Any] | str]:
     """Both forms of each kernel as functions, or why one of them does not compile."""
-    if not pairs:
-        return
-    try:
-        together = _built(pairs, machine)
-    except Exception:
-        together = None  # one of them is at fault, so each is tried alone
-    for index, pair in enumerate(pairs):
-        try:
-            functions = together or _built([pair], machine)
-            position = index if together else 0
-            yield functions[f"plain{position}"], functions[f"scheduled{position}"]
-        except Exception as error:
-            yield f"does not compile: {str(error).strip().splitlines()[-1]}"
-
-
-def _built(pairs: Sequence[Pair], machine: Machine) -> Any:
-    import tvm
-
-    functions = {}
-    for index, pair in enumerate(pairs):
-        for name, form in (("plain", quicker(pair.plain)), ("scheduled", pair.scheduled)):
-            functions[f"{name}{index}"] = form.with_attr("global_symbol", f"{name}{index}")
-    target = tvm.target.Target(machine.target())
-    return tvm.tirx.build(tvm.IRModule(functions), target=target)
+    forms = [{"plain": quicker(pair.plain), "scheduled": pair.scheduled} for pair in pairs]
+    for found in compiled_groups(forms, machine):
+        if isinstance(found, Exception):
+            yield f"does not compile: {last_line(found)}"
+        else:
+            yield found["plain"], found["scheduled"]
 
 
 def compare(plain: "tvm.tirx.PrimFunc", functions: tuple[Any, Any]) -> str | None:
@@ -167,7 +154,3 @@ def _run(function: Any, given: list[Parameter], inputs: Sequence[Any]) -> list[n
 
 def _is_finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(array.astype(np.float64)).all())
-
-
-def _unnamed(function: "tvm.tirx.PrimFunc") -> "tvm.tirx.PrimFunc":
-    return function.without_attr("global_symbol") if "global_symbol" in function.attrs else function

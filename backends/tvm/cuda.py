@@ -5,23 +5,18 @@ and `cuda_session.CudaSession` runs it where there is a GPU.
 """
 
 import glob
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidModel
 from ...graph import Graph
-from ..explain import InputSpec
-from .artefact import load_model, save_model
+from .artefact import description, load_model, present, save_model
 from .cuda_nvcc import cubin, find_nvcc, remember
 from .cuda_target import cuda_machine, cuda_target
-from .model import TvmModel, keep_aligned
+from .model import TvmModel, model_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    import tvm
-
     from .schedules import Scheduled
 
 SOURCE, CODE = ".cu", ".cubin"
@@ -44,16 +39,6 @@ class CudaBuilt:
     def arch(self) -> str:
         """The architecture that it was compiled for."""
         return self.model.machine.mcpu
-
-    @property
-    def executable(self) -> "tvm.relax.VMExecutable | tvm.runtime.Module":
-        """What the Relax VM runs."""
-        return self.model.library
-
-    @property
-    def constants(self) -> "list[np.ndarray]":
-        """Weights, in the order in which `main` takes them."""
-        return self.model.constants
 
     def cubin_for(self, arch: str) -> bytes:
         """Machine code of the kernels for an architecture.
@@ -94,20 +79,9 @@ def build_cuda(
     install_compiler()
     stub_intrinsics()  # of which the rule for float16 products imports those for CUDA
     emitted = emit(graph, machine)
-    executable, scheduled = build_for_cuda(
-        emitted.module, target, cuda_graph=cuda_graph, check=check
-    )
-    keep_aligned(emitted.constants)
-    model = TvmModel(
-        executable,
-        emitted.constants,
-        machine,
-        tuple(InputSpec(v.name, str(v.dtype), tuple(v.shape or ())) for v in graph.inputs),
-        len(graph.outputs),
-        scheduled.rules,
-        notes=[*emitted.notes, *_notes(scheduled)],
-    )
-    return CudaBuilt(model, source_of(executable.mod))
+    built = build_for_cuda(emitted.module, target, cuda_graph=cuda_graph, check=check)
+    model = model_of(graph, machine, emitted, built, _notes(built[1]))
+    return CudaBuilt(model, source_of(built[0].mod))
 
 
 def _notes(scheduled: "Scheduled") -> list[str]:
@@ -163,13 +137,12 @@ def load_cuda(path: Path) -> CudaBuilt:
         InvalidModel: a file is missing or damaged, or from a newer passel.
         BackendUnavailable: TVM is missing, or there is no GPU: TVM cannot even load the code then.
     """
+    from .available import require
     from .cuda_jit import install_compiler, require_device
 
+    require()
     require_device(_saved_arch(path))
-    source_file = path.with_suffix(SOURCE)
-    if not source_file.is_file():
-        raise InvalidModel(f"load: {str(source_file)!r} is missing: the model is not complete")
-    source = source_file.read_text(encoding="utf-8")
+    source = present(path.with_suffix(SOURCE)).read_text(encoding="utf-8")
     for arch, file in _code_files(path).items():
         remember(source, arch, file.read_bytes())
     install_compiler()
@@ -184,6 +157,6 @@ def _code_files(path: Path) -> dict[str, Path]:
 
 def _saved_arch(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["machine"]["mcpu"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(description(path)["machine"]["mcpu"])
+    except (KeyError, TypeError) as error:
         raise InvalidModel(f"load: {str(path)!r} is damaged: {error!r}") from error

@@ -4,12 +4,16 @@ What is run is the schedule's serial form (`cuda_serial`). A kernel whose schedu
 something else gets the most general rule instead, and is compared again.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UnsupportedModel
+from ..hardware import host_arch
+from .checked import Pair, differing, replaced
 from .cuda_rules import fallback, schedule_cuda
 from .cuda_serial import serial_form
+from .machine import machine_of
 from .schedules import Scheduled
 
 if TYPE_CHECKING:
@@ -29,40 +33,30 @@ def checked_for_cuda(
     Raises:
         UnsupportedModel: a kernel is wrong under the most general rule too.
     """
+    import tvm
+
     wrong = differences(scheduled, folder)
     if not wrong:
         return scheduled
-    for var, _ in scheduled.module.functions_items():
-        if var.name_hint in wrong:
-            plain = scheduled.plain[var.name_hint]
-            scheduled.module[var] = plain.with_attr("global_symbol", var.name_hint)
-    again = schedule_cuda(scheduled.module, target, [fallback()])
-    still = differences(again, folder)
-    if still or again.serial:
-        name, how = next(iter(still.items()), (again.serial[0], "no thread can be bound to it"))
+    plain = tvm.IRModule({name: scheduled.plain[name] for name in wrong})
+    anew = schedule_cuda(plain, target, [fallback()])
+    still = differences(anew, folder) | dict.fromkeys(anew.serial, "no thread can be bound to it")
+    if still:
+        name, how = next(iter(still.items()))
         raise UnsupportedModel(f"TVM: no GPU schedule of kernel {name!r} is right: {how}")
-    return Scheduled(
-        again.module,
-        {**scheduled.rules, **{name: again.rules[name] for name in wrong}},
-        {**scheduled.plain, **{name: again.plain[name] for name in wrong}},
+    return replace(
+        scheduled,
+        module=replaced(scheduled.module, {name: anew.module[name] for name in wrong}),
+        rules=scheduled.rules | anew.rules,
         rejected=wrong,
     )
 
 
 def differences(scheduled: Scheduled, folder: Path | None = None) -> dict[str, str]:
     """How each kernel that is wrong differs from its plain form."""
-    from tvm.target.codegen import llvm_get_system_cpu
-
-    from ..cache_folder import cache_folder
-    from .checked import Pair, judge
-    from .machine import machine_of
-    from .verdicts import Verdicts
-
     pairs = {}
     for name, plain in scheduled.plain.items():
         serial = serial_form(scheduled.module[name])
         if serial is not None:
             pairs[name] = Pair(plain, serial)
-    host = machine_of(str(llvm_get_system_cpu()), threads=1)
-    found = judge(pairs, host, Verdicts(cache_folder() if folder is None else folder))
-    return {name: how for name, how in found.items() if how}
+    return differing(pairs, machine_of(host_arch(), threads=1), folder)

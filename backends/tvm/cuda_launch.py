@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 AXES = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
 MOST = (2**31 - 1, 65535, 65535, 1024, 1024, 64)
 """The largest extent on each axis, on every architecture."""
+LAUNCHED = "tirx.kernel_launch_params"
+"""Attribute of a kernel: the axes that its launch gives extents for, in order."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,12 @@ class Launch:
 
     Attributes:
         kernel: its name in the source.
-        axes: the axes that its launch gives extents for, in the order of the arguments.
         extents: blocks and threads by axis; an extent that depends on a shape is absent.
         shared: bytes of shared memory it declares.
         dynamic: bytes of shared memory that the launch asks for.
     """
 
     kernel: str
-    axes: tuple[str, ...]
     extents: dict[str, int]
     shared: int
     dynamic: int
@@ -67,6 +67,17 @@ def launches(
     Raises:
         RuntimeError: TVM cannot lower a function, because no thread is bound to a loop, say.
     """
+    return [_launch(name, kernel) for name, kernel in kernels(functions, target).items()]
+
+
+def kernels(
+    functions: "dict[str, tvm.tirx.PrimFunc]", target: "tvm.target.Target"
+) -> "dict[str, tvm.tirx.PrimFunc]":
+    """What runs on the GPU of scheduled PrimFuncs, by its name in the source.
+
+    Raises:
+        RuntimeError: as `launches`.
+    """
     import tvm
     from tvm import tirx
 
@@ -74,11 +85,11 @@ def launches(
     module = tirx.transform.BindTarget(target)(tvm.IRModule(named))
     with target:
         lowered = tirx.get_default_tir_pipeline(target)[0](module)
-    return [
-        _launch(var.name_hint, function)
+    return {
+        var.name_hint: function
         for var, function in lowered.functions_items()
-        if "tirx.kernel_launch_params" in function.attrs
-    ]
+        if LAUNCHED in function.attrs
+    }
 
 
 def _launch(name: str, kernel: "tvm.tirx.PrimFunc") -> Launch:
@@ -94,5 +105,4 @@ def _launch(name: str, kernel: "tvm.tirx.PrimFunc") -> Launch:
     tvm_ffi.structural_walk(kernel.body, (tirx.AttrStmt, visit), order="post")
     (used,) = s_tir.analysis.calculate_allocated_bytes(kernel).values()
     shared, dynamic = (int(used.get(scope, 0)) for scope in ("shared", "shared.dyn"))
-    axes = tuple(str(axis) for axis in kernel.attrs["tirx.kernel_launch_params"])
-    return Launch(name, axes, extents, shared, dynamic)
+    return Launch(name, extents, shared, dynamic)

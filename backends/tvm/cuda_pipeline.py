@@ -5,38 +5,11 @@ from typing import TYPE_CHECKING
 from ...errors import UnsupportedModel
 from .cuda_checked import checked_for_cuda
 from .cuda_rules import schedule_cuda
+from .pipeline import fused
 from .schedules import Scheduled
 
 if TYPE_CHECKING:
     import tvm
-
-
-def fused_for_cuda(module: "tvm.IRModule", target: "tvm.target.Target") -> "tvm.IRModule":
-    """The module with one PrimFunc per group of operators that run as one kernel.
-
-    Operators keep TVM's own spelling, not the one for CPUs: a GPU has erf, exp and tanh. Sorting
-    and top-k get TVM's GPU kernels.
-    """
-    import tvm
-    from tvm import relax
-
-    steps = relax.transform
-    with target:
-        return tvm.transform.Sequential(
-            [
-                relax.backend.DispatchSampling(),
-                relax.backend.DispatchSortScan(),
-                steps.DecomposeOpsForInference(),
-                steps.CanonicalizeBindings(),
-                steps.LegalizeOps(),
-                steps.AnnotateTIROpPattern(),
-                steps.FoldConstant(),
-                steps.FuseOps(),
-                steps.FuseTIR(),
-                steps.DeadCodeElimination(),
-                steps.BundleModelParams(),
-            ]
-        )(module)
 
 
 def build_for_cuda(
@@ -59,7 +32,7 @@ def build_for_cuda(
     """
     import tvm
 
-    scheduled = schedule_cuda(fused_for_cuda(module, target), target)
+    scheduled = schedule_cuda(fused(module, target, views=False), target)
     if scheduled.serial:
         raise UnsupportedModel(
             f"TVM: no GPU schedule for {', '.join(map(repr, sorted(scheduled.serial)))}"

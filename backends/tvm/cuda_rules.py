@@ -4,15 +4,18 @@ From the particular to the general: products (tiled in shared memory; float16 on
 cores), products with one row, products with a few rows of which the number is known only at run
 time, reductions along the last axis, what reduces and then uses the result (softmax, norms),
 transposes, and then anything else, one element a thread; what must run in order runs on one thread.
-A schedule counts only if TVM can lower it
-for the GPU and the GPU can launch its kernels; else the next rule is asked. dlight's RMSNorm is
-left out: it is for rows of 4096 elements, and GeneralReduction takes the same kernels.
+A schedule counts only if TVM can lower it for the GPU and the GPU can launch its kernels; else the
+next rule is asked. dlight's RMSNorm is left out: it is for rows of 4096 elements, and
+GeneralReduction takes the same kernels.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ...errors import UnsupportedModel
 from .cuda_launch import launches
+from .refusals import attempted, last_line
 from .schedules import Scheduled
 
 if TYPE_CHECKING:
@@ -99,14 +102,13 @@ def schedule_cuda(
             continue
         name = var.name_hint
         if refusal(name, function, target) is None:
-            result.rules[name] = "itself"  # launches its own threads, or was scheduled before
+            result.rules[name] = "itself"  # launches its own threads
             continue
         for rule in rules:
-            done = applied(rule, function, target)
-            if done is not None and refusal(name, done, target) is None:
-                result.rules[name], result.plain[name] = type(rule).__name__, function
-                marked = done.with_attr("tirx.is_scheduled", True)
-                result.module[var] = marked.with_attr("global_symbol", name)
+            ask, kind = partial(applied, rule, name, function, target), type(rule).__name__
+            done = attempted(ask, f"{name} ({kind})", result.failed, (Exception,))
+            if done is not None:
+                result.take(var, kind, done)
                 break
         else:
             result.serial.append(name)
@@ -114,21 +116,27 @@ def schedule_cuda(
 
 
 def applied(
-    rule: Any, function: "tvm.tirx.PrimFunc", target: "tvm.target.Target"
+    rule: Any, name: str, function: "tvm.tirx.PrimFunc", target: "tvm.target.Target"
 ) -> "tvm.tirx.PrimFunc | None":
     """The function as one rule schedules it; None where the rule does not take it.
 
     dlight's rules say no in three ways: nothing, an empty list, or an exception of any kind from
     the middle of a schedule.
+
+    Raises:
+        UnsupportedModel: a GPU cannot run what the rule made.
     """
-    try:
-        with target:
-            found = rule.apply(function.with_attr("global_symbol", "main"), target, False)
-    except Exception:
-        return None
+    with target:
+        found = rule.apply(function.with_attr("global_symbol", "main"), target, False)
     if isinstance(found, list):
         found = found[0] if found else None
-    return None if found is None else found.mod["main"]
+    if found is None:
+        return None
+    done = found.mod["main"]
+    why = refusal(name, done, target)
+    if why is not None:
+        raise UnsupportedModel(why)
+    return done
 
 
 def refusal(name: str, function: "tvm.tirx.PrimFunc", target: "tvm.target.Target") -> str | None:
@@ -136,7 +144,7 @@ def refusal(name: str, function: "tvm.tirx.PrimFunc", target: "tvm.target.Target
     try:
         found = launches({name: function}, target)
     except Exception as error:  # whatever one of TVM's passes raises
-        return str(error).strip().splitlines()[-1]
+        return last_line(error)
     if not found:
         return "no kernel"
     arch = str(target.attrs["arch"])

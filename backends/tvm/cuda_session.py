@@ -11,7 +11,8 @@ from ...graph.fx_tensor import to_numpy, to_torch
 from ..explain import mismatch
 from .cuda import CudaBuilt
 from .cuda_jit import install_compiler, require_device
-from .session import first_line
+from .refusals import first_line
+from .session import as_torch, main_of
 
 
 class CudaSession:
@@ -33,7 +34,6 @@ class CudaSession:
     def __init__(self, built: CudaBuilt) -> None:
         import tvm
         import tvm_ffi
-        from tvm import relax
 
         self.arch = require_device(built.arch)
         built.cubin_for(self.arch)
@@ -42,13 +42,9 @@ class CudaSession:
         self.inputs = [spec.name for spec in self._specs]
         self._device = tvm.cuda(0)
         self._constants = tvm_ffi.convert(
-            [tvm.runtime.tensor(array, self._device) for array in built.constants]
+            [tvm.runtime.tensor(array, self._device) for array in built.model.constants]
         )
-        try:
-            self._machine = relax.VirtualMachine(built.executable, [self._device, tvm.cpu()])
-            self._main = self._machine["main"]
-        except Exception as error:
-            raise InvalidModel(f"TVM cannot load the model: {first_line(error)}") from error
+        self._main = main_of(built.model.library, [self._device, tvm.cpu()])
 
     def run_arrays(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run on numpy arrays in input order.
@@ -90,7 +86,5 @@ def _taken(result: Any, on_device: bool) -> torch.Tensor:
     import tvm
 
     if on_device:
-        return result if isinstance(result, torch.Tensor) else torch.from_dlpack(result)
-    if isinstance(result, torch.Tensor):
-        return result.cpu()
+        return as_torch(result)
     return torch.from_dlpack(result.copyto(tvm.cpu()))

@@ -10,12 +10,11 @@ its CPU (pku, mwaitx); code made for the CPU runs all the same."""
 
 def missing_features(machine: Machine) -> list[str]:
     """Instruction sets that code for the machine uses and that this CPU lacks."""
-    import tvm
     import tvm_ffi
     from tvm.target import codegen
 
     host = tvm_ffi.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
-    target = tvm.target.Target(machine.target())
+    target = machine.target()
     wanted = sorted(str(name) for name in codegen.llvm_get_cpu_features(target))
     return [name for name in wanted if name.startswith(EMITTED) and name in host and not host[name]]
 

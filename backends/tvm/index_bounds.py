@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .kernel_inputs import Parameter, numpy_dtype
+from .kernel_inputs import Parameter, numpy_dtype, with_sizes
+from .schedules.expressions import loads_of
 
 if TYPE_CHECKING:
     import tvm
@@ -21,17 +22,12 @@ def index_bounds(
         given: its parameters.
         sizes: the sizes that it leaves open.
     """
-    import tvm_ffi
-    from tvm import ir, tirx
-
-    body = tvm_ffi.structural_map(
-        function.body, (ir.Var, lambda v: tirx.const(sizes[v], v.ty.dtype) if v in sizes else v)
-    )
+    body = with_sizes(function.body, sizes)
     integers = [p.var for p in given if p.shape is not None and _is_integer(p.dtype)]
     ranges = _ranges(body)
     bounds: dict[Any, int] = {}
     for index, extent in _accesses(body):
-        sources = [load.source for load in _loads(index)]
+        sources = [load.source for load in loads_of(index)]
         if not sources:
             continue
         direct = [v for v in integers if any(v.same_as(source) for source in sources)]
@@ -82,15 +78,6 @@ def _ranges(body: Any) -> list[tuple[Any, Any]]:
         found.extend((axis.var, axis.dom) for axis in node.iter_vars)
 
     tvm_ffi.structural_walk(body, [(tirx.For, loop), (s_tir.SBlock, block)])
-    return found
-
-
-def _loads(expression: Any) -> list[Any]:
-    import tvm_ffi
-    from tvm import ir
-
-    found: list[Any] = []
-    tvm_ffi.structural_walk(expression, (ir.TensorLoad, found.append))
     return found
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from .schedules.expressions import nodes_of, simplified, substituted
+
 if TYPE_CHECKING:
     import tvm
 
@@ -41,11 +43,9 @@ class Parameter:
 
 def parameters(function: "tvm.tirx.PrimFunc") -> list[Parameter]:
     """What a kernel takes, in order."""
-    import tvm_ffi
     from tvm import tirx
 
-    stored: list[Any] = []
-    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, lambda s: stored.append(s.buffer)))
+    stored = [store.buffer for store in nodes_of(function.body, tirx.BufferStore)]
     found = []
     for var in function.params:
         shape = getattr(var.ty, "shape", None)
@@ -57,30 +57,22 @@ def parameters(function: "tvm.tirx.PrimFunc") -> list[Parameter]:
 
 def symbols(given: list[Parameter]) -> list[Any]:
     """The sizes that the kernel leaves open: variables, each once, in order."""
-    import tvm_ffi
     from tvm import ir
 
-    found: list[Any] = []
+    extents = [e for one in given for e in ([one.var] if one.shape is None else one.shape)]
+    return list(dict.fromkeys(var for extent in extents for var in nodes_of(extent, ir.Var)))
 
-    def add(var: Any) -> None:
-        if not any(var.same_as(other) for other in found):
-            found.append(var)
 
-    for one in given:
-        for extent in [one.var] if one.shape is None else one.shape:
-            tvm_ffi.structural_walk(extent, (ir.Var, add))
-    return found
+def with_sizes(node: Any, sizes: Mapping[Any, int]) -> Any:
+    """An expression or statement in which the open sizes are chosen."""
+    from tvm import tirx
+
+    return substituted(node, {v: tirx.const(size, v.ty.dtype) for v, size in sizes.items()})
 
 
 def concrete(extent: Any, sizes: Mapping[Any, int]) -> int:
     """The extent once the open sizes are chosen."""
-    import tvm_ffi
-    from tvm import ir, sym, tirx
-
-    value = tvm_ffi.structural_map(
-        extent, (ir.Var, lambda v: tirx.const(sizes[v], v.ty.dtype) if v in sizes else v)
-    )
-    return int(sym.Analyzer().simplify(value))
+    return int(simplified(with_sizes(extent, sizes)))
 
 
 def arguments(

@@ -67,10 +67,14 @@ def _best_option(
 ) -> tuple[str, Winner] | None:
     """The fastest option of one decision, where it is not the formula's."""
     forms: dict[str, tvm.tirx.PrimFunc] = {}
+    seen: set[str] = set()
     for option in options:
         schedule, _ = by_rules(kernel.plain, search.machine, {**chosen, name: option})
-        form = None if schedule is None else form_of(schedule)
-        if form is not None and not any(kernel_key(form) == kernel_key(f) for f in forms.values()):
+        if schedule is None:
+            continue
+        form = form_of(schedule)
+        if (key := kernel_key(form)) not in seen:
+            seen.add(key)
             forms[option] = form
     spent = max(TURN_SECONDS * len(forms), min(seconds, search.left()))
     found = times(kernel.plain, forms, search.machine, spent)

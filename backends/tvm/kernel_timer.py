@@ -10,6 +10,7 @@ from ...graph.fx_tensor import to_torch
 from ..measure import interleaved, medians
 from .aligned import aligned_array
 from .index_bounds import index_bounds
+from .kernel_build import compiled_groups
 from .kernel_inputs import arguments, parameters, symbols
 from .machine import Machine
 from .workers import beside_workers, use_threads
@@ -51,30 +52,9 @@ def times(
 
 def built(forms: Mapping[str, "tvm.tirx.PrimFunc"], machine: Machine) -> dict[str, Any]:
     """The forms that compile, as functions."""
-    import tvm
-
-    target = tvm.target.Target(machine.target())
-
-    def compiled(some: Mapping[str, Any]) -> dict[str, Any]:
-        symbols_ = {name: f"form{index}" for index, name in enumerate(some)}
-        functions = {
-            symbol: some[name].with_attr("global_symbol", symbol)
-            for name, symbol in symbols_.items()
-        }
-        library = tvm.tirx.build(tvm.IRModule(functions), target=target)
-        return {name: library[symbol] for name, symbol in symbols_.items()}
-
-    try:
-        return compiled(forms)
-    except Exception:
-        pass  # one of them is at fault, so each is tried alone
-    found: dict[str, Any] = {}
-    for name, form in forms.items():
-        try:
-            found |= compiled({name: form})
-        except Exception:
-            continue  # it is no candidate then
-    return found
+    groups = compiled_groups([{name: form} for name, form in forms.items()], machine)
+    compiled = [found for found in groups if not isinstance(found, Exception)]
+    return {name: function for found in compiled for name, function in found.items()}
 
 
 def _argument_sets(plain: "tvm.tirx.PrimFunc") -> list[list[Any]]:

@@ -1,14 +1,16 @@
 """The distinct kernels of a module: how often each runs, and what schedules it has."""
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .machine import Machine
+from .plain_form import axes_of
+from .schedules.expressions import nodes_of
 from .tuned import by_rules, form_of, kernel_key
 
 if TYPE_CHECKING:
     import tvm
-
 
 ODD = 17
 """Axes from this length on that are prime leave nothing to tile by."""
@@ -37,15 +39,9 @@ class Kernel:
 
 def kernels_of(module: "tvm.IRModule", machine: Machine) -> list[Kernel]:
     """The distinct kernels that `main` calls, in order of their names."""
-    import tvm_ffi
     from tvm import ir, tirx
 
-    called: dict[str, int] = {}
-
-    def count(var: Any) -> None:
-        called[var.name_hint] = called.get(var.name_hint, 0) + 1
-
-    tvm_ffi.structural_walk(module["main"].body, (ir.GlobalVar, count))
+    called = Counter(var.name_hint for var in nodes_of(module["main"].body, ir.GlobalVar))
     found: dict[str, Kernel] = {}
     for name in sorted(called):
         function = module[name]
@@ -69,14 +65,10 @@ def _kernel(
 
 def prime_axes(kernels: list[Kernel]) -> list[int]:
     """Lengths of axes that no tile divides."""
-    import tvm_ffi
-    from tvm import s_tir
-
-    found: set[int] = set()
-
-    def block(node: Any) -> None:
-        found.update(int(getattr(axis.dom.extent, "value", 1)) for axis in node.iter_vars)
-
-    for kernel in kernels:
-        tvm_ffi.structural_walk(kernel.plain.body, (s_tir.SBlock, block))
+    found = {
+        int(getattr(axis.dom.extent, "value", 1))
+        for kernel in kernels
+        for axes in axes_of(kernel.plain)
+        for axis in axes
+    }
     return sorted(e for e in found if e >= ODD and all(e % k for k in range(2, int(e**0.5) + 1)))

@@ -1,6 +1,10 @@
 """What the CPU schedules have to know about the machine they are for."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tvm
 
 WIDE = 64
 """Bytes in a register of AVX-512; one of AVX has half."""
@@ -31,9 +35,11 @@ class Machine:
         """Elements of this width in one register."""
         return self.vector_bytes * 8 // bits
 
-    def target(self) -> dict[str, object]:
+    def target(self) -> "tvm.target.Target":
         """The target as TVM takes it."""
-        return {"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.threads}
+        from tvm.target import Target
+
+        return Target({"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.threads})
 
 
 def machine_of(mcpu: str, threads: int) -> Machine:

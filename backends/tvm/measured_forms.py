@@ -28,7 +28,7 @@ def remote_times(
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
-    target = tvm.target.Target(machine.target())
+    target = machine.target()
     builder = ms.builder.LocalBuilder(
         max_workers=1, timeout_sec=BUILD_SECONDS, initializer=in_worker()
     )

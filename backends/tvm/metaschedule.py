@@ -87,7 +87,7 @@ def tune(
     search = Search(machine, Verdicts(work_dir), lambda: deadline - time.monotonic())
     tuned = Tuned.load(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    kernels = kernels_of(fused(module, machine), machine)
+    kernels = kernels_of(fused(module, machine.target()), machine)
     weights = _weights(kernels, machine, here=runner is None)
     told = progress or (lambda step: None)
 
@@ -163,9 +163,10 @@ def _take_traces(
     for kernel in kernels:
         trace = traces.get(kernel.key, "")
         schedule = replayed(trace, kernel.plain) if trace else None
-        if schedule is None or not agrees(kernel, form_of(schedule), search):
+        form = None if schedule is None else form_of(schedule)
+        if form is None or not agrees(kernel, form, search):
             continue
-        forms = {**_rivals(kernel, tuned, search), "trace": form_of(schedule)}
+        forms = {**_rivals(kernel, tuned, search), "trace": form}
         found = (
             remote_times(forms, search.machine, runner)
             if runner is not None

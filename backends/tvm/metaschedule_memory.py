@@ -5,13 +5,13 @@ measurement is kept by the hash of the scheduled module; a schedule that is met 
 built nor run. The clock is kept here too, for MetaSchedule has none.
 """
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .kept_lines import KeptLines
 from .metaschedule_builder import LATE, BuildPool
+from .tuned import structural_key
 
 FILE = "measured.jsonl"
 KNOWN = "known:"
@@ -19,51 +19,24 @@ KNOWN = "known:"
 FAILED = "failed when it was measured before"
 
 
-class Memory:
-    """Measurements by schedule, in a file of a folder; a damaged line is passed over.
+class Memory(KeptLines[list[float]]):
+    """By schedule the seconds of each run; none at all for a schedule that failed.
 
     Attributes:
+        left: seconds that are left.
         out_of_time: whether the search was stopped because the time was up.
     """
 
     def __init__(self, folder: Path, left: Callable[[], float]) -> None:
+        super().__init__(folder / FILE, lambda seconds: [float(second) for second in seconds])
         self.left = left
         self.out_of_time = False
-        self._path = folder / FILE
-        self._known: dict[str, list[float]] = {}
-        if self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-                self._read(line)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, key: str) -> list[float] | None:
-        """Seconds of each run; none at all for a schedule that failed."""
-        return self._known.get(key)
-
-    def put(self, key: str, seconds: list[float]) -> None:
-        """Keep a measurement."""
-        self._known[key] = seconds
-        line = json.dumps([key, seconds]) + "\n"
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(file, line.encode())
-        finally:
-            os.close(file)
 
     def check_clock(self) -> None:
         """End the search if the time is up."""
         if self.left() <= 0:
             self.out_of_time = True
             raise TimeoutError("the time is up")
-
-    def _read(self, line: str) -> None:
-        try:
-            key, seconds = json.loads(line)
-            self._known[str(key)] = [float(second) for second in seconds]
-        except (ValueError, TypeError):
-            pass
 
 
 def remembering(memory: Memory, runner: Any, pool: BuildPool) -> tuple[Any, Any]:
@@ -83,7 +56,7 @@ def remembering(memory: Memory, runner: Any, pool: BuildPool) -> tuple[Any, Any]
     class Builder(ms.builder.PyBuilder):
         def build(self, build_inputs: Any) -> Any:
             memory.check_clock()
-            wanted = [_key(one.mod) for one in build_inputs]
+            wanted = [structural_key(one.mod) for one in build_inputs]
             fresh = [k for k, key in enumerate(wanted) if memory.get(key) is None]
             results = [ms.builder.BuilderResult(KNOWN + key, None) for key in wanted]
             built = pool.build([build_inputs[k] for k in fresh], memory.left)
@@ -115,12 +88,6 @@ def remembering(memory: Memory, runner: Any, pool: BuildPool) -> tuple[Any, Any]
 
 def _known(runner_input: Any) -> bool:
     return str(runner_input.artifact_path).startswith(KNOWN)
-
-
-def _key(module: Any) -> str:
-    import tvm_ffi
-
-    return f"{tvm_ffi.structural_hash(module) % 2**64:016x}"
 
 
 def _remembered(memory: Memory, key: str) -> Any:

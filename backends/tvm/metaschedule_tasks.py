@@ -84,7 +84,7 @@ def search_traces(
             database,
             _counting(chosen, memory, tuned, tell),
         )
-    except Exception:
+    except Exception:  # the memory's TimeoutError, in whatever TVM makes of it on its way through
         if not memory.out_of_time:
             raise
     return _best(tasks, chosen, database, bench.machine)
@@ -154,7 +154,7 @@ def _tasks(kernels: list[Kernel], bench: Bench, seed: int) -> tuple[list[Any], l
     import tvm
     from tvm.s_tir import meta_schedule as ms
 
-    target = tvm.target.Target(bench.machine.target())
+    target = bench.machine.target()
     tasks, chosen = [], []
     for number, kernel in enumerate(kernels):
         if symbols(parameters(kernel.plain)):
@@ -186,9 +186,8 @@ def _tasks(kernels: list[Kernel], bench: Bench, seed: int) -> tuple[list[Any], l
 def _best(
     tasks: list[Any], chosen: list[Kernel], database: Any, machine: Machine
 ) -> dict[str, str]:
-    import tvm
 
-    target = tvm.target.Target(machine.target())
+    target = machine.target()
     found = {}
     for task, kernel in zip(tasks, chosen, strict=True):
         record = database.query_tuning_record(task.mod, target, kernel.key)

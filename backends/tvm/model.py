@@ -14,6 +14,7 @@ from .machine import Machine
 if TYPE_CHECKING:
     import tvm
 
+    from .emit import Emitted
     from .schedules import Scheduled
     from .tuned import Tuned
 
@@ -79,6 +80,18 @@ def build_model(
         emitted.notes.append(UNCHECKED.format(", ".join(missing[:4])))
     runs_here = check and not missing
     executable, scheduled = build(emitted.module, machine, check=runs_here, tuned=tuned)
+    return model_of(graph, machine, emitted, (executable, scheduled), _notes(scheduled))
+
+
+def model_of(
+    graph: Graph,
+    machine: Machine,
+    emitted: "Emitted",
+    built: "tuple[tvm.relax.VMExecutable, Scheduled]",
+    notes: list[str],
+) -> TvmModel:
+    """What was compiled of a graph, with its weights; `notes` are about its kernels."""
+    executable, scheduled = built
     keep_aligned(emitted.constants)
     return TvmModel(
         executable,
@@ -88,7 +101,7 @@ def build_model(
         len(graph.outputs),
         scheduled.rules,
         scheduled.serial,
-        [*emitted.notes, *_notes(scheduled)],
+        [*emitted.notes, *notes],
     )
 
 

@@ -11,13 +11,23 @@ if TYPE_CHECKING:
     from .tuned import Tuned
 
 
-def fused(module: "tvm.IRModule", machine: Machine) -> "tvm.IRModule":
-    """The module with one PrimFunc per group of operators that run as one kernel."""
+def fused(
+    module: "tvm.IRModule", target: "tvm.target.Target", *, views: bool = True
+) -> "tvm.IRModule":
+    """The module with one PrimFunc per group of operators that run as one kernel.
+
+    Args:
+        module: as `emit` makes it.
+        target: what it is for; sorting and top-k are written for it.
+        views: let a reshape that is alone be a view, not a kernel. TVM's own passes for CUDA, which
+            follow, do that themselves.
+    """
     import tvm
     from tvm import relax
 
     steps = relax.transform
-    with tvm.target.Target(machine.target()):
+    as_views = [steps.RewriteDataflowReshape()] if views else []
+    with target:
         return tvm.transform.Sequential(
             [
                 relax.backend.DispatchSampling(),
@@ -29,7 +39,7 @@ def fused(module: "tvm.IRModule", machine: Machine) -> "tvm.IRModule":
                 steps.FoldConstant(),
                 steps.FuseOps(),
                 steps.FuseTIR(),
-                steps.RewriteDataflowReshape(),  # a reshape alone is a view, not a kernel
+                *as_views,
                 steps.DeadCodeElimination(),
                 steps.BundleModelParams(),
             ]
@@ -49,7 +59,7 @@ def build(
         tuned: schedules that were found by measurement, to use before the rules.
     """
     first = () if tuned is None else (tuned.measured,)
-    scheduled = schedule(fused(module, machine), machine, first)
+    scheduled = schedule(fused(module, machine.target()), machine, first)
     if check:
         from .checked import checked
 
@@ -61,7 +71,7 @@ def compiled(module: "tvm.IRModule", machine: Machine) -> "tvm.relax.VMExecutabl
     """Machine code of a module whose kernels are as they shall be."""
     import tvm
 
-    target = tvm.target.Target(machine.target())
+    target = machine.target()
     return tvm.compile(module, target=target, relax_pipeline=_lowered(target))
 
 

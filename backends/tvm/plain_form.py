@@ -8,13 +8,14 @@ each of them refuses what would change the result, up to the order of a sum.
 import math
 from typing import TYPE_CHECKING, Any
 
+from .schedules.expressions import nodes_of
+from .schedules.stages import REDUCES
+
 if TYPE_CHECKING:
     import tvm
 
 LARGE = 2e7
 """Operations from which on it is worth it."""
-REDUCES = 2
-"""The iteration type of a block's reduction axis."""
 
 
 def quicker(function: "tvm.tirx.PrimFunc") -> "tvm.tirx.PrimFunc":
@@ -53,34 +54,24 @@ def _order(schedule: "tvm.s_tir.Schedule", block: Any) -> None:
 
 def operations(function: "tvm.tirx.PrimFunc") -> float:
     """About how many arithmetic operations a kernel does; infinite where its size is open."""
-    import tvm_ffi
-    from tvm import s_tir
-
-    found = [0.0]
-
-    def block(node: Any) -> None:
-        if node.iter_vars:
-            extents = [getattr(axis.dom.extent, "value", math.inf) for axis in node.iter_vars]
-            found.append(math.prod(map(float, extents)))
-
-    tvm_ffi.structural_walk(function.body, (s_tir.SBlock, block))
-    return sum(found)
+    extents = (
+        [getattr(axis.dom.extent, "value", math.inf) for axis in axes] for axes in axes_of(function)
+    )
+    return sum(math.prod(map(float, block)) for block in extents if block)
 
 
 def terms(function: "tvm.tirx.PrimFunc") -> int:
     """How many terms the longest sum of a kernel has; open sizes count as 64."""
-    import tvm_ffi
+    reduced = (
+        [axis.dom.extent for axis in axes if int(axis.iter_type) == REDUCES]
+        for axes in axes_of(function)
+    )
+    sums = (math.prod(int(getattr(e, "value", 64)) for e in extents) for extents in reduced)
+    return max(sums, default=1)
+
+
+def axes_of(function: "tvm.tirx.PrimFunc") -> list[Any]:
+    """The axes of each block of a kernel."""
     from tvm import s_tir
 
-    found = [1]
-
-    def block(node: Any) -> None:
-        sizes = [
-            getattr(axis.dom.extent, "value", 64)
-            for axis in node.iter_vars
-            if int(axis.iter_type) == REDUCES
-        ]
-        found.append(math.prod(map(int, sizes)))
-
-    tvm_ffi.structural_walk(function.body, (s_tir.SBlock, block))
-    return max(found)
+    return [block.iter_vars for block in nodes_of(function.body, s_tir.SBlock)]

@@ -12,6 +12,7 @@ from ..explain import mismatch
 from .aligned import aligned_tensor
 from .host import check_host
 from .model import TvmModel
+from .refusals import first_line
 from .workers import beside_workers, use_threads
 
 
@@ -34,7 +35,6 @@ class TvmSession:
     def __init__(self, model: TvmModel) -> None:
         import tvm
         import tvm_ffi
-        from tvm import relax
 
         check_host(model.machine)
         self.model = model
@@ -44,11 +44,7 @@ class TvmSession:
         self._held = [to_torch(array) for array in model.constants]
         self._constants = tvm_ffi.convert([tvm_ffi.from_dlpack(t) for t in self._held])
         self._fixed = {tensor.data_ptr() for tensor in self._held}
-        try:
-            self._machine = relax.VirtualMachine(model.library, tvm.cpu())
-            self._main = self._machine["main"]
-        except Exception as error:
-            raise InvalidModel(f"TVM cannot load the model: {first_line(error)}") from error
+        self._main = main_of(model.library, [tvm.cpu()])
         self.threads = use_threads(model.machine.threads)
         if self.threads < model.machine.threads:
             self.notes.append(
@@ -75,9 +71,9 @@ class TvmSession:
         try:
             with beside_workers():
                 results = self._main(*ready, self._constants)
-        except Exception as error:
+        except Exception as error:  # the VM's checks and the kernels raise several kinds
             raise self._explained(error, tensors) from error
-        return self._owned([_as_torch(result) for result in results], ready)
+        return self._owned([as_torch(result) for result in results], ready)
 
     def _owned(self, results: list[torch.Tensor], given: list[torch.Tensor]) -> list[torch.Tensor]:
         """The results, copied where they are an input, a weight or another result."""
@@ -101,12 +97,16 @@ class TvmSession:
         )
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, without TVM's trace."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else repr(error)
+def main_of(library: Any, devices: Sequence[Any]) -> Any:
+    """A model's code in the Relax VM, as a function on its inputs and the list of its weights."""
+    from tvm import relax
+
+    try:
+        return relax.VirtualMachine(library, list(devices))["main"]
+    except Exception as error:  # TVM's loaders raise whatever they like
+        raise InvalidModel(f"TVM cannot load the model: {first_line(error)}") from error
 
 
-def _as_torch(result: Any) -> torch.Tensor:
+def as_torch(result: Any) -> torch.Tensor:
     """What the VM returns: torch tensors, or its own where no input was one of torch's."""
     return result if isinstance(result, torch.Tensor) else torch.from_dlpack(result)

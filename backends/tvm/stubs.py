@@ -7,7 +7,6 @@ A worker of TVM's waits for its pipe to close, but its siblings hold copies of t
 parent killed, they would wait for each other for ever.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -73,9 +72,3 @@ def _stub() -> Callable[[str], None]:
         setattr(parent, name, module)
 
     return stub
-
-
-def is_stubbed() -> bool:
-    """Whether the intrinsics are the empty package."""
-    module = sys.modules.get(PACKAGE)
-    return module is not None and getattr(module, "__file__", None) is None

@@ -114,11 +114,16 @@ class Tuned:
 
 def kernel_key(function: "tvm.tirx.PrimFunc") -> str:
     """The same for kernels that are equal but for their names, in any process."""
-    import tvm_ffi
-
     if function.attrs and "global_symbol" in function.attrs:
         function = function.without_attr("global_symbol")
-    return f"{tvm_ffi.structural_hash(function) % 2**64:016x}"
+    return structural_key(function)
+
+
+def structural_key(node: Any) -> str:
+    """The same for equal modules or functions, in any process."""
+    import tvm_ffi
+
+    return f"{tvm_ffi.structural_hash(node) % 2**64:016x}"
 
 
 def scheduled_by(winner: Winner, function: "tvm.tirx.PrimFunc", machine: Machine) -> Any:

@@ -8,9 +8,7 @@ bytes a and signed bytes b:
   two products of at most 255·128 fit in 32 bits. vpmaddubsw takes bytes as they are, but saturates
   at 16 bits, so it is wrong for a0·b0 + a1·b1 > 32767.
 
-LLVM 22 takes the byte operands of vpdpbusd as vectors of bytes. The tensor intrinsic that TVM 0.27
-ships for MetaSchedule passes int32 lanes, which LLVM rejects; `correct_tensor_intrinsic` replaces
-it.
+LLVM 22 takes the byte operands of vpdpbusd as vectors of bytes, and rejects them as int32 lanes.
 """
 
 from dataclasses import dataclass
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 
 GROUP = 4
 """Products per lane and step."""
-TENSOR_INTRINSIC = "dot_16x4_vnni"
-"""What MetaSchedule calls the product of 4 bytes with 16 x 4."""
 
 
 @dataclass(frozen=True)
@@ -88,51 +84,15 @@ class Dot:
 
 def dot_of(machine: "Machine") -> Dot | None:
     """How a machine adds products of bytes; None where it is no x86 CPU with AVX2."""
-    from tvm.target import Target, codegen
+    from tvm.target import codegen
 
-    if not codegen.llvm_cpu_has_features("avx2", Target(machine.target())):
+    target = machine.target()
+    if not codegen.llvm_cpu_has_features("avx2", target):
         return None
     lanes = machine.lanes()
-    if lanes > 8 and not codegen.llvm_cpu_has_features("avx512bw", Target(machine.target())):
+    if lanes > 8 and not codegen.llvm_cpu_has_features("avx512bw", target):
         lanes = 8
     return Dot(lanes, machine.registers, bool(machine.dot))
-
-
-def correct_tensor_intrinsic() -> None:
-    """Let MetaSchedule's VNNI intrinsic be one that LLVM takes.
-
-    To be called in every process that schedules or builds with it.
-    """
-    from tvm.s_tir import TensorIntrin
-    from tvm.s_tir.tensor_intrin.x86 import dot_product_16x4_u8i8i32_desc as described
-
-    TensorIntrin.register(TENSOR_INTRINSIC, described, _implemented(), override=True)
-
-
-def _implemented() -> Any:
-    from tvm.script import tirx as T
-
-    name = "llvm.x86.avx512.vpdpbusd.512"
-
-    @T.prim_func(s_tir=True)
-    def implementation(
-        A: T.Buffer((4,), "uint8", offset_factor=1),  # type: ignore[valid-type]
-        B: T.Buffer((16, 4), "int8", offset_factor=1),  # type: ignore[valid-type]
-        C: T.Buffer((16,), "int32", offset_factor=1),  # type: ignore[valid-type]
-    ) -> None:
-        with T.sblock("root"):
-            T.reads(C[0:16], A[0:4], B[0:16, 0:4])
-            T.writes(C[0:16])
-            a = T.reinterpret(A.vload([0], "uint8x4"), dtype="int32")
-            C[T.ramp(T.int32(0), 1, 16)] = T.call_llvm_pure_intrin(
-                T.llvm_lookup_intrinsic_id(name),
-                C.vload([0], dtype="int32x16"),
-                T.reinterpret(T.broadcast(a, 16), dtype="int8x64"),
-                B.vload([0, 0], dtype="int8x64"),
-                dtype="int32x16",
-            )
-
-    return implementation
 
 
 def _llvm(name: str, dtype: str, *arguments: Any) -> Any:

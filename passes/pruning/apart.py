@@ -5,10 +5,9 @@ the queries and values with which a fused projection makes them, which then are 
 kept tokens alone.
 """
 
-from dataclasses import fields
-
 from ...graph import Graph, Op, Value
 from ...graph.ops import Linear, Opaque
+from ...graph.value import own_fields
 from ..tokens.demand import Context
 from ..tokens.execute import execute
 from ..tokens.plan import SELECTING, plan, positions
@@ -74,12 +73,10 @@ def first_query(build: Builder) -> tuple[Value, list[Op]]:
 def _copied(graph: Graph, ops: list[Op]) -> dict[Value, Value]:
     """Copies of ops, each behind its original, by the value that a result is a copy of."""
     order = positions(graph)
-    base = {f.name for f in fields(Op)}
     found: dict[Value, Value] = {}
     for op in sorted(ops, key=order.__getitem__):
-        kept = {f.name: getattr(op, f.name) for f in fields(op) if f.name not in base}
         inputs = [None if v is None else found.get(v, v) for v in op.inputs]
-        copy = type(op)(inputs=inputs, scope=op.scope, **kept)
+        copy = type(op)(inputs=inputs, scope=op.scope, **own_fields(op))
         results = [(value.shape, value.dtype) for value in op.outputs]
         graph.add(copy, *results, after=op, name=op.name)
         found.update(zip(op.outputs, copy.outputs, strict=True))

@@ -1,7 +1,6 @@
 """Write an op anew for a part of its result, from the parts of its operands that it reads."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import singledispatch
 
 import numpy as np
@@ -13,6 +12,7 @@ from ...graph.ops import (
     Linear,
 )
 from ...graph.shapes import broadcast
+from ...graph.value import own_fields
 from .demand import Want
 from .place import Place
 from .selection import Box, Chosen, Positions, shape_of
@@ -36,10 +36,8 @@ def same_op(
     op: Op, box: Box, parts: "Sequence[Value | None]", place: Place, **changes: object
 ) -> Value:
     """The op with other operands, and perhaps attributes, for a part of its result."""
-    base = {f.name for f in fields(Op)}
-    kept = {f.name: getattr(op, f.name) for f in fields(op) if f.name not in base}
     count = ARITY.get(op.kind, len(parts))
-    new = type(op)(inputs=list(parts[:count]), scope=op.scope, **{**kept, **changes})
+    new = type(op)(inputs=list(parts[:count]), scope=op.scope, **{**own_fields(op), **changes})
     shape = shape_of(op.output.shape or (), box)
     return place.add(new, shape, op.output.dtype, op.name)
 

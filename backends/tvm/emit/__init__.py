@@ -4,7 +4,6 @@ Weights are parameters of `main`, not part of the module, so that one compiled l
 set of weights of the same shapes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from ....graph import Graph
 from ..machine import Machine
 from .dims import Dims
 from .emitter import Emission, Emitter
-from .table import Pattern, emission_of
+from .table import emission_of
 
 if TYPE_CHECKING:
     import tvm
@@ -36,7 +35,7 @@ class Emitted:
     notes: list[str] = field(default_factory=list)
 
 
-def emit(graph: Graph, machine: Machine, first: Sequence[Pattern] = ()) -> Emitted:
+def emit(graph: Graph, machine: Machine) -> Emitted:
     """The graph as a Relax module.
 
     What nothing reads is not emitted; nor is what a larger pattern covers.
@@ -44,21 +43,18 @@ def emit(graph: Graph, machine: Machine, first: Sequence[Pattern] = ()) -> Emitt
     Args:
         graph: the program.
         machine: what the kernels are for.
-        first: patterns to try before those of the table.
 
     Raises:
         UnsupportedModel: operators that there is no spelling for; it names them all.
     """
     dims = Dims(graph.inputs)
-    chosen = choose(graph, machine, dims, first)
+    chosen = choose(graph, machine, dims)
     emitter = Emitter(graph, machine, dims)
     module = emitter.function(chosen)
     return Emitted(module, emitter.constants, emitter.notes)
 
 
-def choose(
-    graph: Graph, machine: Machine, dims: Dims, first: Sequence[Pattern] = ()
-) -> list[Emission]:
+def choose(graph: Graph, machine: Machine, dims: Dims) -> list[Emission]:
     """How each op that is needed is emitted, in topological order."""
     needed = set(graph.outputs)
     found: list[Emission] = []
@@ -66,9 +62,7 @@ def choose(
     for op in reversed(list(graph.ops)):
         if not op.effectful and needed.isdisjoint(op.outputs):
             continue
-        special = (pattern(op, machine) for pattern in first)
-        emission = next((e for e in special if e is not None), None)
-        emission = emission or emission_of(op, machine, dims)
+        emission = emission_of(op, machine, dims)
         if emission is None:
             missing.setdefault(op.kind, []).append(op.name)
             continue

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .expressions import NARROW, dtype_of, pointwise
+from .expressions import dtype_of, pointwise, widened
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -16,26 +16,17 @@ def activated(emitter: "Emitter", name: str, x: "relax.Expr", *numbers: float) -
     from tvm import tirx
 
     dtype = dtype_of(x)
-    wide = "float32" if dtype in NARROW else dtype
+    wide = widened(dtype)
+
+    def constant(number: float) -> Any:
+        return tirx.const(number, wide)
 
     def element(e: Any) -> Any:
-        fixed = [tirx.const(number, wide) for number in numbers]
-        result = ACTIVATIONS[name](tirx, _Wide(wide), e.astype(wide), *fixed)
+        fixed = map(constant, numbers)
+        result = ACTIVATIONS[name](tirx, constant, e.astype(wide), *fixed)
         return result.astype(dtype)
 
     return pointwise(emitter, name, element, x)
-
-
-class _Wide:
-    """Numbers in the type of the computation."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-
-    def __call__(self, number: float) -> Any:
-        from tvm import tirx
-
-        return tirx.const(number, self.dtype)
 
 
 def _softplus(t: Any, c: Any, x: Any, beta: Any, threshold: Any) -> Any:
@@ -60,7 +51,6 @@ def _named(name: str) -> Callable[..., Any]:
 
 TRIGONOMETRIC = ("tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh")
 ACTIVATIONS: dict[str, Callable[..., Any]] = {
-    "clip": lambda t, c, x, low, high: _clipped(t, x, low, high),
     "leaky_relu": lambda t, c, x, slope: t.Select(x < c(0), x * slope, x),
     "elu": lambda t, c, x, alpha: t.Select(x > c(0), x, alpha * (t.exp(x) - c(1))),
     "selu": lambda t, c, x, alpha, gamma: gamma * t.Select(x > c(0), x, alpha * (t.exp(x) - c(1))),
@@ -72,16 +62,11 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "mish": lambda t, c, x: x * t.tanh(_softplus(t, c, x, c(1), c(20))),
     "swish": lambda t, c, x, alpha: x * _sigmoid(t, c, x * alpha),
     "threshold": lambda t, c, x, alpha: t.Select(x > alpha, x, c(0)),
-    "floor": lambda t, c, x: t.floor(x),
-    "ceil": lambda t, c, x: t.ceil(x),
-    "round": lambda t, c, x: t.nearbyint(x),
-    "trunc": lambda t, c, x: t.trunc(x),
+    "round": _named("nearbyint"),
     "sign": lambda t, c, x: t.Select(x > c(0), c(1), t.Select(x < c(0), c(-1), x)),
-    "log1p": lambda t, c, x: t.log1p(x),
     "expm1": lambda t, c, x: t.exp(x) - c(1),
     "exp2": lambda t, c, x: t.exp(x * c(0.6931471805599453)),
-    "log2": lambda t, c, x: t.log2(x),
-    "log10": lambda t, c, x: t.log10(x),
+    **{name: _named(name) for name in ("floor", "ceil", "trunc", "log1p", "log2", "log10")},
     **{name: _named(name) for name in TRIGONOMETRIC},
 }
 """A function of tirx, of what makes numbers, of x, and of parameters."""

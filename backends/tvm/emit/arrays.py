@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .dims import Extent
-from .expressions import NARROW, dtype_of, moved
+from .expressions import dtype_of, moved, widened
 from .movement import cut, joined, reshaped
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def cumulated(
     """Sums of all entries up to each; without it if `exclusive`, from the end if `reverse`."""
     from tvm import relax
 
-    wide = emitter.cast(x, "float32" if dtype in NARROW else dtype)
+    wide = emitter.cast(x, widened(dtype))
     turned = flipped(emitter, wide, [axis]) if reverse else wide
     call = relax.op.cumsum(turned, axis=axis, dtype=dtype_of(wide), exclusive=exclusive)
     found = emitter.emit(call)

@@ -4,18 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arrays import (
-    cumulated,
-    differences,
-    extremum_at,
-)
+from .arrays import cumulated, differences, extremum_at
 from .indexing import indexed, picked_along
 from .movement import joined, reshaped
 from .opaque import Call, aten
 from .pointwise import applied
-from .products import attend, product
+from .products import attend, contracted, product
 from .scatters import scattered
-from .tokens import counted, order
+from .tokens import order, stepped
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -32,26 +28,13 @@ def _counts(call: Call) -> bool:
 @aten("arange.default", "arange.start", "arange.start_step", when=_counts)
 def _arange(emitter: "Emitter", call: Call) -> "relax.Expr":
     start, end, step = (call.extent(call.get(name) or 0) for name in ("start", "end", "step"))
-    step = step or 1
-    if not isinstance(step, int):
-        raise ValueError("expected arange to have a known step")
-    count = emitter.dims.simple((end - start + step - (1 if step > 0 else -1)) // step)
-    return counted(emitter, start, step, count, call.dtype)
+    return stepped(emitter, start, end, step or 1, call.dtype)
 
 
-@aten("argmax.default")
-def _argmax(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return _extremum(emitter, call, largest=True)
-
-
-@aten("argmin.default")
-def _argmin(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return _extremum(emitter, call, largest=False)
-
-
-def _extremum(emitter: "Emitter", call: Call, *, largest: bool) -> "relax.Expr":
+@aten("argmax.default", "argmin.default")
+def _extremum(emitter: "Emitter", call: Call) -> "relax.Expr":
     axis = None if call["dim"] is None else call.axis()
-    keepdims = bool(call["keepdim"])
+    largest, keepdims = "max" in call.op.kind, bool(call["keepdim"])
     return extremum_at(emitter, call.tensor("self"), axis, largest=largest, keepdims=keepdims)
 
 
@@ -119,10 +102,10 @@ def _matmul(emitter: "Emitter", call: Call) -> "relax.Expr":
 def _add_product(emitter: "Emitter", call: Call) -> "relax.Expr":
     names = ("batch1", "batch2") if "batch1" in call.args else ("mat1", "mat2")
     found = product(emitter, *(call.tensor(name) for name in names))
-    parts = []
-    for x, factor in ((call.tensor("self"), call["beta"]), (found, call["alpha"])):
-        scaled = call.expression(factor)
-        parts.append(x if factor == 1 else applied(emitter, "mul", call.dtype, x, scaled))
+    parts = [
+        x if factor == 1 else applied(emitter, "mul", call.dtype, x, call.expression(factor))
+        for x, factor in ((call.tensor("self"), call["beta"]), (found, call["alpha"]))
+    ]
     return parts[1] if call["beta"] == 0 else applied(emitter, "add", call.dtype, *parts)
 
 
@@ -145,7 +128,5 @@ def _attention(emitter: "Emitter", call: Call) -> "relax.Expr":
 
 @aten("einsum.default")
 def _einsum(emitter: "Emitter", call: Call) -> "relax.Expr":
-    from tvm import relax
-
     operands = [call.expression(one, call.dtype) for one in call["tensors"]]
-    return emitter.emit(relax.op.einsum(relax.Tuple(operands), call["equation"].replace(" ", "")))
+    return contracted(emitter, call["equation"], operands)

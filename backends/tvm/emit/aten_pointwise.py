@@ -4,50 +4,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .activations import activated
+from .activations import TRIGONOMETRIC, activated
 from .expressions import align, dtype_of, pointwise
-from .opaque import Call, aten
-from .pointwise import applied, casted, compared
+from .opaque import Call, Test, aten
+from .pointwise import applied, compared, connected
 
 if TYPE_CHECKING:
     from tvm import relax
 
     from .emitter import Emitter
 
-INFINITY = float("inf")
 
-
-def _simple(name: str, *parameters: Any) -> None:
+def _simple(name: str, *parameters: Any, when: Test = lambda call: True) -> None:
     """A function of "self", and of arguments by name or numbers."""
 
-    @aten(f"{name}.default")
+    @aten(f"{name}.default", when=when)
     def rule(emitter: "Emitter", call: Call) -> "relax.Expr":
         numbers = [call[p] if isinstance(p, str) else p for p in parameters]
         return activated(emitter, name, call.tensor("self", call.dtype), *map(float, numbers))
 
 
-for _name in "floor ceil trunc sign log1p expm1 exp2 log2 log10 mish hardswish".split():
+for _name in "floor ceil round trunc sign log1p expm1 exp2 log2 log10 mish hardswish".split():
     _simple(_name)
-for _name in "tan asin acos atan sinh cosh asinh acosh atanh".split():
+for _name in TRIGONOMETRIC:
     _simple(_name)
 _simple("leaky_relu", "negative_slope")
 _simple("softplus", "beta", "threshold")
 _simple("hardsigmoid", 1 / 6, 0.5)
 _simple("celu", "alpha")
-
-
-@aten("elu.default", when=lambda call: call["scale"] == call["input_scale"] == 1)
-def _elu(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return activated(emitter, "elu", call.tensor("self"), float(call["alpha"]))
-
-
-@aten("round.default")
-def _round(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return activated(emitter, "round", call.tensor("self"))
+_simple("elu", "alpha", when=lambda call: call["scale"] == call["input_scale"] == 1)
 
 
 @aten(
-    "clamp.default", "clamp_min.default", "clamp_max.default", "hardtanh.default", "relu6.default"
+    *(f"clamp{side}.{kind}" for side in ("", "_min", "_max") for kind in ("default", "Tensor")),
+    "hardtanh.default",
+    "relu6.default",
 )
 def _clamp(emitter: "Emitter", call: Call) -> "relax.Expr":
     low, high = call.get("min"), call.get("max")
@@ -62,11 +53,6 @@ def _clamp(emitter: "Emitter", call: Call) -> "relax.Expr":
     return x
 
 
-@aten("clamp.Tensor", "clamp_min.Tensor", "clamp_max.Tensor")
-def _clamp_tensor(emitter: "Emitter", call: Call) -> "relax.Expr":
-    return _clamp(emitter, call)
-
-
 @aten("ne.Scalar", "ne.Tensor")
 def _not_equal(emitter: "Emitter", call: Call) -> "relax.Expr":
     x = call.tensor("self")
@@ -79,8 +65,8 @@ def _not_equal(emitter: "Emitter", call: Call) -> "relax.Expr":
         for fn in ("add", "sub", "rsub", "mul", "div")
         for kind in ("Tensor", "Scalar")
     ),
-    *(f"{fn}.{kind}" for fn in ("maximum", "minimum") for kind in ("default",)),
-    when=lambda call: call.get("rounding_mode") is None,
+    "maximum.default",
+    "minimum.default",
 )
 def _arithmetic(emitter: "Emitter", call: Call) -> "relax.Expr":
     """With a factor on the second operand, or with an operand that is made of extents."""
@@ -125,11 +111,8 @@ def _remainder(emitter: "Emitter", call: Call) -> "relax.Expr":
     when=lambda call: call.op.output.dtype == np.bool_,
 )
 def _logical(emitter: "Emitter", call: Call) -> "relax.Expr":
-    from tvm import relax
-
-    name = call.op.kind.split(".")[1].replace("bitwise", "logical")
-    operands = [casted(emitter, call.tensor(key), "bool") for key in ("self", "other")]
-    return emitter.emit(getattr(relax.op, name)(*align(emitter, *operands)))
+    fn = call.op.kind.split(".")[1].split("_")[1]
+    return connected(emitter, fn, call.tensor("self"), call.tensor("other"))
 
 
 @aten("isinf.default")

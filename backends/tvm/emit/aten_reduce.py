@@ -6,7 +6,7 @@ from .norms import group_normed
 from .opaque import Call, aten
 from .pointwise import applied, casted
 from .pooling import pooled, pooled_to
-from .reductions import reduced
+from .reductions import normalised, reduced
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -63,10 +63,7 @@ def _keeps(call: Call) -> bool:
 
 @aten("log_softmax.int", "_log_softmax.default")
 def _log_softmax(emitter: "Emitter", call: Call) -> "relax.Expr":
-    from tvm import relax
-
-    wide = emitter.cast(call.tensor("self"), "float64" if call.dtype == "float64" else "float32")
-    return emitter.cast(emitter.emit(relax.op.nn.log_softmax(wide, call.axis())), call.dtype)
+    return normalised(emitter, call.tensor("self"), call.axis(), call.dtype, "log_softmax")
 
 
 @aten("group_norm.default")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arrays import flipped, padded, repeated_each, rolled, stacked, tiled
 from .bounds import clamped
-from .movement import broadcast, cut, picked, reshaped
+from .movement import broadcast, cut, divided, picked, reshaped
 from .opaque import Call, aten
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def _shape(call: Call) -> Sequence[Any]:
 
 @aten("select.int")
 def _select(emitter: "Emitter", call: Call) -> "relax.Expr":
-    x, axis, index = call.tensor("self"), call.axis(), call.extent(call["index"])
-    if emitter.dims.at_least(index, 0) is not True:
-        index = emitter.dims.simple(index + emitter.extents(x)[axis])
-    return picked(emitter, x, axis, index)
+    return picked(emitter, call.tensor("self"), call.axis(), call.extent(call["index"]))
 
 
 @aten("narrow.default")
@@ -90,30 +87,17 @@ def _narrow(emitter: "Emitter", call: Call) -> "relax.Expr":
 
 @aten("split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default")
 def _split(emitter: "Emitter", call: Call) -> "list[relax.Expr]":
-    x, axis, at = call.tensor("self"), call.axis(), 0
-    pieces: list[Any] = []
-    for value in call.op.outputs:
-        assert value.shape is not None
-        size = emitter.dims(value.shape[axis])
-        pieces.append(cut(emitter, x, {axis: (at, 1, size)}))
-        at = emitter.dims.simple(at + size)
-    return pieces
-
-
-@aten("constant_pad_nd.default")
-def _constant_pad(emitter: "Emitter", call: Call) -> "relax.Expr":
-    pads = _pads(call)
-    return padded(emitter, call.tensor("self"), pads, float(call["value"]))
+    axis, shapes = call.axis(), [value.shape or () for value in call.op.outputs]
+    sizes = [emitter.dims(shape[axis]) for shape in shapes]
+    return divided(emitter, call.tensor("self"), axis, sizes)
 
 
 @aten("pad.default", when=lambda call: all(isinstance(n, int) for n in call["pad"]))
+@aten("constant_pad_nd.default")
 def _pad(emitter: "Emitter", call: Call) -> "relax.Expr":
-    number = 0.0 if call["value"] is None else float(call["value"])
-    return padded(emitter, call.tensor("self"), _pads(call), number, call["mode"])
-
-
-def _pads(call: Call) -> list[Any]:
-    """Pairs per axis; torch lists them from the last axis."""
+    """Torch lists the pairs from the last axis."""
     given = call.extents("pad")
     pairs = list(zip(given[::2], given[1::2], strict=True))[::-1]
-    return [(0, 0)] * ((call["self"].rank or 0) - len(pairs)) + pairs
+    pads = [(0, 0)] * ((call["self"].rank or 0) - len(pairs)) + pairs
+    number, mode = float(call["value"] or 0), call.get("mode") or "constant"
+    return padded(emitter, call.tensor("self"), pads, number, mode)

@@ -20,7 +20,9 @@ from ....graph import Op, Value
 from ....graph.ops import Attention, Reshape, Transpose
 from ..machine import Machine
 from ..schedules.rule import GROUPS, KERNEL
-from .emitter import Emission
+from .emitter import Emission, computed
+from .expressions import read
+from .kernels import OPAQUE, PATTERN
 from .views import View, view_of
 
 if TYPE_CHECKING:
@@ -29,11 +31,8 @@ if TYPE_CHECKING:
     from .emitter import Emitter
 
 NAME = "attention"
-OPAQUE = 8
-"""TVM's number of a kernel that nothing is fused into."""
 BACK = (0, 2, 1, 3)
 """The permutation between [B, H, S, E] and [B, S, H, E]."""
-FLOAT32 = np.dtype(np.float32)
 
 
 def attention(op: Op, machine: Machine) -> Emission | None:
@@ -42,17 +41,13 @@ def attention(op: Op, machine: Machine) -> Emission | None:
     if core is None or not _is_fit(core):
         return None
     views = [view_of(core.require(k)) for k in range(3)]
-    mask = core.operand(3)
-    reads = [view.base for view in views] + ([] if mask is None else [mask])
+    reads = computed([*(view.base for view in views), core.operand(3)])
     between = [value for view in views for value in (*view.between, view.base)]
-    shapes = [*between, core.output, op.output]
 
     def emit(emitter: "Emitter") -> "list[relax.Expr]":
         return [_kernel(emitter, core, op, views)]
 
-    computed = tuple(value for value in reads if value.constant is None)
-    known = tuple(v for v in shapes if v.constant is None and v not in (op.output, core.output))
-    return Emission(op, computed, emit, known)
+    return Emission(op, reads, emit, computed(between))
 
 
 def _joined(op: Op) -> Attention | None:
@@ -84,7 +79,7 @@ def _keeps_tokens(apart: Value, joined: Value) -> bool:
 def _is_fit(op: Attention) -> bool:
     """Whether the kernel can do it: float32, and heads of known number and width."""
     values = [op.require(k) for k in range(3)]
-    if any(v.dtype != FLOAT32 or v.rank != 4 for v in (*values, op.output)):
+    if any(v.dtype != np.float32 or v.rank != 4 for v in (*values, op.output)):
         return False
     mask = op.operand(3)
     if mask is not None and (mask.rank is None or mask.rank > 4 or not _is_mask(mask)):
@@ -96,7 +91,7 @@ def _is_fit(op: Attention) -> bool:
 
 
 def _is_mask(mask: Value) -> bool:
-    return mask.dtype in (FLOAT32, np.dtype(np.bool_))
+    return mask.dtype in (np.float32, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -112,9 +107,13 @@ class Shape:
     depth: int
 
 
+def _shape(q: Sequence[Any], k: Sequence[Any], v: Sequence[Any]) -> Shape:
+    """From the extents of the three operands."""
+    return Shape(q[0], int(q[1]), int(k[1]), q[2], k[2], int(q[3]), int(v[3]))
+
+
 def _kernel(emitter: "Emitter", core: Attention, op: Op, views: Sequence[View]) -> "relax.Expr":
-    q, k, v = (emitter.shape(core.require(index)) for index in range(3))
-    shape = Shape(q[0], int(q[1]), int(k[1]), q[2], k[2], int(q[3]), int(v[3]))
+    shape = _shape(*(emitter.shape(core.require(index)) for index in range(3)))
     scale = 1 / sqrt(shape.width) if core.scale is None else core.scale
     mask = core.operand(3)
     operands = [emitter[view.base] for view in views]
@@ -126,16 +125,14 @@ def _kernel(emitter: "Emitter", core: Attention, op: Op, views: Sequence[View]) 
         def reader(tensor: Any, view: View) -> Callable[..., Any]:
             return lambda *index: tensor(*view.index(emitter, index))
 
-        read = [reader(t, view) for t, view in zip(tensors, views, strict=False)]
-        scores = _scores(shape, read[0], read[1])
+        q, k, v = (reader(t, view) for t, view in zip(tensors, views, strict=False))
+        scores = _scores(shape, q, k)
         adding = None if mask is None else tensors[3]
         masked = _masked(shape, scores, scale, adding, core.causal)
-        return _mixed(shape, masked, read[2], result)
+        return _mixed(shape, masked, v, result)
 
-    attributes = {KERNEL: NAME, GROUPS: shape.groups, "op_pattern": OPAQUE}
-    return emitter.builder.emit_te(
-        compute, *operands, primfunc_name_hint=NAME, primfunc_attrs=attributes
-    )
+    attributes = {KERNEL: NAME, GROUPS: shape.groups, PATTERN: OPAQUE}
+    return emitter.call_te(compute, *operands, name=NAME, attributes=attributes)
 
 
 def _scores(shape: Shape, q: Callable[..., Any], k: Callable[..., Any]) -> Any:
@@ -160,7 +157,7 @@ def _masked(shape: Shape, scores: Any, scale: float, mask: Any, causal: bool) ->
     def value(*index: Any) -> Any:
         result = scores(*index) * tirx.const(scale, "float32")
         if mask is not None:
-            given = mask(*_broadcast(index, mask.shape))
+            given = read(mask, index)
             if str(mask.dtype) == "bool":
                 result = tirx.Select(given, result, lowest)
             else:
@@ -169,13 +166,6 @@ def _masked(shape: Shape, scores: Any, scale: float, mask: Any, causal: bool) ->
 
     name = "causal" if causal else "masked"
     return te.compute((shape.batch, shape.heads, shape.queries, shape.keys), value, name=name)
-
-
-def _broadcast(index: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
-    """The index into a mask that may lack leading axes, and have extents of 1."""
-    kept = list(index[len(index) - len(shape) :])
-    ones = [getattr(extent, "value", extent) == 1 for extent in shape]
-    return [0 if one else i for i, one in zip(kept, ones, strict=True)]
 
 
 def _mixed(shape: Shape, masked: Any, v: Callable[..., Any], result: Sequence[Any] | None) -> Any:

@@ -49,7 +49,7 @@ def clamped(
         first = _within(dims, 0 if start is None else start, extent, 0, extent)
         last = _within(dims, FAR if end is None else end, extent, 0, extent)
         count = dims.simple((last - first + step - 1) // step)
-    return first, step, _largest(dims, count, 0)
+    return first, step, dims.largest(count, 0)
 
 
 def _within(dims: Dims, bound: Extent, extent: Extent, low: Extent, high: Extent) -> Extent:
@@ -63,7 +63,7 @@ def _within(dims: Dims, bound: Extent, extent: Extent, low: Extent, high: Extent
         bound = dims.simple(bound + extent)
     elif dims.at_least(bound, 0) is None:
         bound = _from_front(bound, extent)
-    return _least(dims, _largest(dims, bound, low), high)
+    return dims.smallest(dims.largest(bound, low), high)
 
 
 def _from_front(bound: Any, extent: Extent) -> Extent:
@@ -71,30 +71,6 @@ def _from_front(bound: Any, extent: Extent) -> Extent:
     from tvm import tirx
 
     return tirx.Select(bound < 0, bound + extent, bound)
-
-
-def _least(dims: Dims, a: Extent, b: Extent) -> Extent:
-    from tvm import tirx
-
-    known = dims.at_least(b, a)
-    if known is None:
-        return dims.simple(tirx.min(*_expressions(a, b)))
-    return a if known else b
-
-
-def _largest(dims: Dims, a: Extent, b: Extent) -> Extent:
-    from tvm import tirx
-
-    known = dims.at_least(a, b)
-    if known is None:
-        return dims.simple(tirx.max(*_expressions(a, b)))
-    return a if known else b
-
-
-def _expressions(*extents: Extent) -> list[Any]:
-    from tvm import tirx
-
-    return [tirx.const(e, "int64") if isinstance(e, int) else e for e in extents]
 
 
 def _step(step: Extent) -> int:

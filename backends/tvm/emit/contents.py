@@ -13,7 +13,7 @@ import numpy as np
 
 from ....graph import Op, Value
 from ....graph.onnx_direct import compute
-from ....graph.ops import MOVEMENT, Cast, Elementwise, Reduce, Reshape, ShapeOf
+from ....graph.ops import MOVEMENT, Cast, Concat, Elementwise, Reduce, Reshape, ShapeOf
 from .dims import Dims, Extent, Unknown
 
 if TYPE_CHECKING:
@@ -164,11 +164,9 @@ def _symbolic(op: Op, operands: list[np.ndarray | None], dims: Dims) -> list[np.
     if isinstance(op, Reshape) and op.dims is None:
         target = operands[1]
         return None if target is None or target.dtype == object else [x.reshape(target.tolist())]
-    if not isinstance(op, MOVEMENT) or any(
-        a is not None and a.dtype == object for a in operands[1:]
-    ):
-        if type(op).__name__ != "Concat":
-            return None
+    is_placed = all(a is None or a.dtype != object for a in operands[1:])
+    if not isinstance(op, Concat) and not (isinstance(op, MOVEMENT) and is_placed):
+        return None
     found = compute(op, operands)
     return None if found is None else [_array(array) for array in found]
 
@@ -195,25 +193,13 @@ def _function(fn: str, dims: Dims) -> Callable[..., Any] | None:
             raise Unknown(fn)
         return answer
 
-    def largest(a: Any, b: Any) -> Any:
-        from tvm import tirx
-
-        known = dims.at_least(a, b)
-        return tirx.max(a, b) if known is None else a if known else b
-
-    def smallest(a: Any, b: Any) -> Any:
-        from tvm import tirx
-
-        known = dims.at_least(b, a)
-        return tirx.min(a, b) if known is None else a if known else b
-
     table: dict[str, Callable[..., Any]] = {
         "add": lambda a, b: a + b,
         "sub": lambda a, b: a - b,
         "mul": lambda a, b: a * b,
         "div": lambda a, b: a // b,  # extents are not negative: towards zero is down
-        "maximum": largest,
-        "minimum": smallest,
+        "maximum": dims.largest,
+        "minimum": dims.smallest,
         "equal": lambda a, b: decided(dims.equal(a, b)),
         "greater_equal": lambda a, b: decided(dims.at_least(a, b)),
         "less_equal": lambda a, b: decided(dims.at_least(b, a)),

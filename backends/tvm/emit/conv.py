@@ -17,8 +17,8 @@ from ....graph import Op
 from ....graph.ops import Conv
 from ..machine import Machine
 from .conv_geometry import Geometry, digits, forward, geometry_of, position_of
-from .emitter import Emission
-from .expressions import NARROW, dtype_of
+from .emitter import Emission, computed
+from .expressions import dtype_of, widened
 from .movement import reshaped
 from .pointwise import applied
 
@@ -42,13 +42,13 @@ def conv(op: Op, machine: Machine) -> Emission | None:
         return None
     if op.transposed and op.weight.constant is None:
         return None
-    reads = tuple(v for v in op.inputs if v is not None and v.constant is None)
+    reads = computed(op.inputs)
     return Emission(op, reads, lambda emitter: [_convolved(emitter, op)])
 
 
 def _convolved(emitter: "Emitter", op: Conv) -> "relax.Expr":
     dtype = emitter.dtype(op.output)
-    x = emitter.cast(emitter[op.x], "float32") if dtype in NARROW else emitter[op.x]
+    x = emitter.cast(emitter[op.x], widened(dtype))
     assert op.weight.shape is not None
     shape = [extent for extent in op.weight.shape if isinstance(extent, int)]
     geometry = geometry_of(op, emitter.extents(x)[2:], shape)

@@ -13,8 +13,8 @@ from ....graph import Op
 from ....graph.ops import Conv, Reshape, Transpose
 from ..machine import Machine
 from .conv_geometry import digits
-from .emitter import Emission
-from .expressions import NARROW
+from .emitter import Emission, computed
+from .expressions import widened
 from .linear import panels_of
 from .pointwise import applied
 
@@ -32,7 +32,7 @@ def tokens(op: Op, machine: Machine) -> Emission | None:
         return None
     if not _is_flattened(found, op):
         return None
-    reads = tuple(v for v in (found.x, found.bias) if v is not None and v.constant is None)
+    reads = computed((found.x, found.bias))
     return Emission(op, reads, lambda emitter: [_tokens(emitter, found)])
 
 
@@ -55,7 +55,7 @@ def _is_flattened(found: Conv, op: Op) -> bool:
 
 def _tokens(emitter: "Emitter", op: Conv) -> "relax.Expr":
     dtype = emitter.dtype(op.output)
-    total = "float32" if dtype in NARROW else dtype
+    total = widened(dtype)
     weight = op.weight.array()
     out, taps = len(weight), weight.shape[1:]
     panels, lanes = panels_of(emitter, weight.reshape(out, -1).T, op.weight.name)

@@ -62,7 +62,7 @@ class Dims:
         if isinstance(dim, int):
             return dim
         if dim not in self._known:
-            self._known[dim] = self.simple(_parsed(dim, self._known))
+            self._known[dim] = self.simple(_evaluated(_parsed(dim), self._known, dim))
         return self._known[dim]
 
     def spells(self, value: Value) -> bool:
@@ -99,6 +99,24 @@ class Dims:
             return True
         return False if self._analyzer.can_prove(difference < 0) else None
 
+    def largest(self, a: Any, b: Any) -> Extent:
+        """The larger of two extents."""
+        from tvm import tirx
+
+        known = self.at_least(a, b)
+        if known is None:
+            return self.simple(tirx.max(*_expressions(a, b)))
+        return a if known else b
+
+    def smallest(self, a: Any, b: Any) -> Extent:
+        """The smaller of two extents."""
+        from tvm import tirx
+
+        known = self.at_least(b, a)
+        if known is None:
+            return self.simple(tirx.min(*_expressions(a, b)))
+        return a if known else b
+
     def product(self, extents: Sequence[Any]) -> Extent:
         """Number of elements of a shape."""
         total: Any = 1
@@ -122,22 +140,39 @@ class Dims:
         from tvm import tirx
         from tvm.sym.analyzer import ConstIntBound
 
-        variable = tirx.Var("".join(c if c.isalnum() else "_" for c in name) or "dim", "int64")
+        variable = tirx.Var(identifier(name) or "dim", "int64")
         self._analyzer.update(variable, ConstIntBound(1, ConstIntBound.POS_INF))
         self.variables.append(variable)
         return variable
 
 
-def _parsed(dim: str, known: dict[str, Any]) -> Any:
+def identifier(name: str) -> str:
+    """A name as TVM and C take it."""
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _parsed(dim: str) -> ast.expr:
+    if len(dim) > LONGEST:
+        raise Unknown(dim)
+    try:
+        return ast.parse(dim, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Unknown(dim) from error
+
+
+def _evaluated(tree: ast.expr, known: dict[str, Any], dim: str) -> Any:
     """The value of an extent's spelling over known names."""
     try:
-        tree = ast.parse(dim, mode="eval").body if len(dim) <= LONGEST else None
-        found = None if tree is None else _number(tree, known, dim)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, ZeroDivisionError):
-        found = None
-    if found is None:
-        raise Unknown(dim)
-    return found
+        return _number(tree, known, dim)
+    except (ValueError, RecursionError, MemoryError, ZeroDivisionError) as error:
+        raise Unknown(dim) from error
+
+
+def _expressions(*extents: Extent) -> list[Any]:
+    """Extents as integers of TVM's, of one type."""
+    from tvm import tirx
+
+    return [tirx.const(e, "int64") if isinstance(e, int) else e for e in extents]
 
 
 def _number(node: ast.expr, known: dict[str, Any], dim: str) -> Any:
@@ -170,7 +205,7 @@ def _called(name: str, arguments: list[Any]) -> Any:
         return arguments[0] // arguments[1]
     if all(isinstance(argument, int) for argument in arguments):
         return max(arguments) if name == "Max" else min(arguments)
-    first, *rest = (tirx.const(a, "int64") if isinstance(a, int) else a for a in arguments)
+    first, *rest = _expressions(*arguments)
     for other in rest:
         first = tirx.max(first, other) if name == "Max" else tirx.min(first, other)
     return first
@@ -179,15 +214,14 @@ def _called(name: str, arguments: list[Any]) -> Any:
 def _linear(dim: str) -> tuple[str, int, int] | None:
     """(s, a, b) where an extent is a·s + b with a ≠ 0."""
     try:
-        names = {node.id for node in ast.walk(ast.parse(dim)) if isinstance(node, ast.Name)}
+        tree = _parsed(dim)
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         if len(names) != 1 or dim.isidentifier():
             return None
         (name,) = names
-        zero, one, two = (
-            _number(ast.parse(dim, mode="eval").body, {name: n}, dim) for n in range(3)
-        )
-    except (SyntaxError, ValueError, Unknown, ZeroDivisionError):
+        zero, one, two, far = (_evaluated(tree, {name: n}, dim) for n in (0, 1, 2, 101))
+    except Unknown:
         return None
-    straight = one - zero == two - one != 0
-    far = _number(ast.parse(dim, mode="eval").body, {name: 101}, dim) if straight else None
-    return (name, one - zero, zero) if far == zero + 101 * (one - zero) else None
+    factor = one - zero
+    straight = factor == two - one != 0 and far == zero + 101 * factor
+    return (name, factor, zero) if straight else None

@@ -1,6 +1,6 @@
 """The state of one emission: the Relax function under construction, and what each value became."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ import numpy as np
 from ....errors import UnsupportedModel
 from ....graph import Graph, Op, Value
 from ..machine import Machine
-from ..schedules.rule import KERNEL
+from ..refusals import last_line
 from .contents import Contents
-from .dims import Dims, Extent, Unknown
+from .dims import Dims, Extent, Unknown, identifier
 from .expressions import dtype_of
 from .kernels import kernel_call
 
@@ -44,6 +44,11 @@ class Emission:
     reads: tuple[Value, ...]
     emit: "Callable[[Emitter], Sequence[relax.Expr | None]]"
     shapes: tuple[Value, ...] = ()
+
+
+def computed(values: Iterable[Value | None]) -> tuple[Value, ...]:
+    """Those values that are there and no constants: what an emission that takes them reads."""
+    return tuple(value for value in values if value is not None and value.constant is None)
 
 
 class Emitter:
@@ -84,9 +89,9 @@ class Emitter:
         """A new parameter that holds `array`, e.g. a weight packed for one kernel."""
         from tvm import relax
 
-        array = _contiguous(carried(array))
+        array = np.asarray(carried(array), order="C")
         kind = relax.TensorType(array.shape, str(array.dtype))
-        variable = relax.Var(_identifier(f"{name}_{len(self.constants)}"), kind)
+        variable = relax.Var(identifier(f"{name}_{len(self.constants)}"), kind)
         self.constants.append(array)
         self._parameters.append(variable)
         return variable
@@ -102,7 +107,11 @@ class Emitter:
         return self.builder.emit(expression)
 
     def call_te(
-        self, compute: Callable[..., Any], *arguments: Any, name: str, kernel: str = ""
+        self,
+        compute: Callable[..., Any],
+        *arguments: Any,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
     ) -> "relax.Var":
         """Bind the result of a tensor expression, which becomes one kernel.
 
@@ -110,10 +119,11 @@ class Emitter:
             compute: from tensors to a tensor.
             arguments: expressions, nested lists of them, or what `compute` takes as it is.
             name: what the kernel is called.
-            kernel: name of the schedule rule that is made for it.
+            attributes: what the kernel carries for those who fuse and schedule it.
         """
-        attributes = {KERNEL: kernel} if kernel else {}
-        call = kernel_call(self.builder, compute, arguments, name, self.dims.variables, attributes)
+        call = kernel_call(
+            self.builder, compute, arguments, name, self.dims.variables, attributes or {}
+        )
         return self.builder.emit(call)
 
     def shape(self, value: Value) -> list[Extent]:
@@ -191,9 +201,8 @@ class Emitter:
                 f"the inputs ({error})"
             ) from error
         except Exception as error:  # TVM raises whatever it likes where operands do not fit
-            lines = str(error).strip().splitlines() or [repr(error)]
             raise UnsupportedModel(
-                f"TVM: cannot express {op.kind} {op.name!r}: {lines[-1]}"
+                f"TVM: cannot express {op.kind} {op.name!r}: {last_line(error)}"
             ) from error
         for value, result in zip(op.outputs, results, strict=False):
             if result is not None:
@@ -205,7 +214,7 @@ class Emitter:
         if value.shape is None or value.dtype is None:
             raise UnsupportedModel(f"TVM: expected input {value.name!r} to have a known rank")
         kind = relax.TensorType([self.dims(dim) for dim in value.shape], self.dtype(value))
-        variable = self._of[value] = relax.Var(_identifier(value.name), kind)
+        variable = self._of[value] = relax.Var(identifier(value.name), kind)
         return variable
 
     def _note_carriers(self) -> None:
@@ -237,13 +246,5 @@ def carried(array: np.ndarray) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _contiguous(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(array.shape)  # which would make 0-d ones 1-d
-
-
 def _numpy(dtype: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, dtype, dtype))
-
-
-def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)

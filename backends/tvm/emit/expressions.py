@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ....graph.shapes import broadcast
 from .dims import Extent
 from .fitting import fitted
 
@@ -20,6 +21,11 @@ Index = Callable[..., Sequence[Any]]
 def dtype_of(x: "relax.Expr") -> str:
     """Element type of an expression."""
     return str(x.ty.dtype.dtype)
+
+
+def widened(dtype: str) -> str:
+    """The type to compute in: float32 for what is narrower."""
+    return "float32" if dtype in NARROW else dtype
 
 
 def read(tensor: Any, indices: Sequence[Any], shape: Sequence[Extent] = ()) -> Any:
@@ -71,10 +77,7 @@ def moved(
 
 def broadcast_shape(emitter: "Emitter", operands: "Sequence[relax.Expr]") -> list[Extent]:
     """The shape that aligned operands are broadcast to."""
-    shapes = [emitter.extents(operand) for operand in operands]
-    rank = max(map(len, shapes))
-    padded = [[1] * (rank - len(shape)) + shape for shape in shapes]
-    return [_widest(extents) for extents in zip(*padded, strict=True)]
+    return list(broadcast(*(tuple(emitter.extents(operand)) for operand in operands)))
 
 
 def align(emitter: "Emitter", *operands: "relax.Expr") -> "list[relax.Expr]":
@@ -83,25 +86,15 @@ def align(emitter: "Emitter", *operands: "relax.Expr") -> "list[relax.Expr]":
     Two extents that both come from the inputs, under two names, are equal or the model has no
     meaning: the run checks it.
     """
-    shapes = [emitter.extents(operand) for operand in operands]
-    rank = max(map(len, shapes), default=0)
-    wanted = {
-        -k: _widest([shape[-k] if len(shape) >= k else 1 for shape in shapes])
-        for k in range(1, rank + 1)
-    }
+    shapes = [tuple(emitter.extents(operand)) for operand in operands]
+    wanted = broadcast(*shapes)
     result = []
     for operand, shape in zip(operands, shapes, strict=True):
-        target = [wanted[axis - len(shape)] for axis in range(len(shape))]
+        target = wanted[len(wanted) - len(shape) :]
         fitting = [s if _fits(emitter, s, t) else t for s, t in zip(shape, target, strict=True)]
         same = all(s is f for s, f in zip(shape, fitting, strict=True))
         result.append(operand if same else fitted(emitter, operand, fitting))
     return result
-
-
-def _widest(extents: Sequence[Extent]) -> Extent:
-    numbers = [extent for extent in extents if isinstance(extent, int) and extent != 1]
-    names = [extent for extent in extents if not isinstance(extent, int)]
-    return (numbers or names or [1])[0]
 
 
 def _fits(emitter: "Emitter", extent: Extent, target: Extent) -> bool:

@@ -6,8 +6,6 @@ The first sum is one kernel with the packed weight (`integer_weights.py`), which
 instruction computes exactly (`schedules/integer.py`); the second is known at emission. What follows
 is elementwise and becomes part of that kernel, with all that TVM fuses to it: GELU, the residual,
 the codes for the next product where their scale is known.
-
-s and z may be one per tensor or one per row.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....graph import Op, Value
+from ....graph.onnx_direct import compute
 from ....graph.ops import Dequantize, Linear
 from ..machine import Machine
 from ..vnni import GROUP, Dot, dot_of
-from .emitter import Emission
+from .emitter import Emission, computed
 from .expressions import pointwise
 from .integer_weights import loaded, packed, stored
+from .kernels import OPAQUE, PATTERN
 
 if TYPE_CHECKING:
     from tvm import relax
 
     from .emitter import Emitter
-
-
-OPAQUE = 8
-"""TVM's pattern kind for a kernel that nothing is fused to."""
 
 
 def integer_linear(op: Op, machine: Machine) -> Emission | None:
@@ -39,8 +35,9 @@ def integer_linear(op: Op, machine: Machine) -> Emission | None:
         return None
     x = codes_of(op)
     assert x is not None
-    reads = tuple(v for v in x.inputs if v is not None and v.constant is None)
-    return Emission(op, reads, lambda emitter: [_Product(emitter, op, x, dot).expression()])
+    return Emission(
+        op, computed(x.inputs), lambda emitter: [_Product(emitter, op, x, dot).expression()]
+    )
 
 
 def is_integer_product(op: Linear) -> bool:
@@ -174,10 +171,7 @@ def _whole_groups(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
 
         return te.compute([*lead, depth + missing], one, name="whole_groups")
 
-    attributes = {"op_pattern": OPAQUE}
-    return emitter.builder.emit_te(
-        compute, codes, primfunc_name_hint="whole_groups", primfunc_attrs=attributes
-    )
+    return emitter.call_te(compute, codes, name="whole_groups", attributes={PATTERN: OPAQUE})
 
 
 def _row_sums(emitter: "Emitter", codes: "relax.Expr") -> "relax.Expr":
@@ -202,8 +196,7 @@ def _stored_value(value: Value) -> Value | Dequantize | None:
         return value
     op = value.producer
     if isinstance(op, Dequantize) and not op.block:
-        if all(v is None or v.constant is not None for v in op.inputs):
-            return op
+        return None if computed(op.inputs) else op
     return None
 
 
@@ -212,6 +205,5 @@ def _known(value: Value | None) -> np.ndarray | None:
     found = None if value is None else _stored_value(value)
     if found is None or isinstance(found, Value):
         return None if found is None else found.array()
-    zero = 0 if found.zero_point is None else found.zero_point.array().astype(np.float64)
-    codes, scale = found.x.array().astype(np.float64), found.scale.array()
-    return ((codes - zero) * scale).astype(scale.dtype)
+    arrays = compute(found, [None if v is None else v.array() for v in found.inputs])
+    return None if arrays is None else arrays[0]

@@ -4,10 +4,6 @@
     codes = saturate(round(x/scale) + zero_point)
 One scale for the whole tensor (ONNX DynamicQuantizeLinear, what the graph says) takes two passes:
 the least and most of each row, then the codes. A norm in front joins the first pass.
-
-One scale per row takes a single pass, as no row waits for another; it is more accurate, and it is
-not what the graph says. `per_row` is the pattern for it; it takes only codes that nothing but
-integer products reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ....graph import Graph, Op, Value
-from ....graph.ops import Dequantize, DynamicQuantize, Linear, Norm
+from ....graph import Op, Value
+from ....graph.ops import DynamicQuantize, Norm
 from ..machine import Machine
 from ..vnni import dot_of
-from .emitter import Emission
-from .integer import is_integer_product
+from .emitter import Emission, computed
 from .integer_grid import code, step, zero_point
 from .norms import STATISTICS
+from .quant import typed
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -37,38 +33,18 @@ def per_tensor(op: Op, machine: Machine) -> Emission | None:
     if not isinstance(op, DynamicQuantize) or not _is_table(op.x) or dot_of(machine) is None:
         return None
     norm = _norm_of(op)
-    source = op if norm is None else norm
-    reads = _computed(source)
+    reads = computed(op.inputs if norm is None else norm.inputs)
 
     def emit(emitter: "Emitter") -> "Sequence[relax.Expr]":
         x, low, high = _with_ranges(emitter, op.x, norm)
         scale, zero_point = _grid(emitter, low, high)
-        return [_coded(emitter, x, scale, zero_point), *_typed(emitter, op, scale, zero_point)]
+        return [_coded(emitter, x, scale, zero_point), *typed(emitter, op, scale, zero_point)]
 
     return Emission(op, reads, emit)
 
 
-def per_row(graph: Graph) -> Callable[[Op, Machine], Emission | None]:
-    """The pattern for codes at one scale per row, where only integer products read them."""
-
-    def pattern(op: Op, machine: Machine) -> Emission | None:
-        if not isinstance(op, DynamicQuantize) or not _is_table(op.x):
-            return None
-        if dot_of(machine) is None or not _is_for_products(graph, op):
-            return None
-        norm = _norm_of(op)
-        reads = _computed(op if norm is None else norm)
-        return Emission(op, reads, lambda emitter: _by_row(emitter, op.x, norm))
-
-    return pattern
-
-
 def _is_table(x: Value) -> bool:
     return x.dtype == np.float32 and x.rank is not None and x.rank > 1
-
-
-def _computed(op: Op) -> tuple[Value, ...]:
-    return tuple(v for v in op.inputs if v is not None and v.constant is None)
 
 
 def _norm_of(op: DynamicQuantize) -> Norm | None:
@@ -77,20 +53,6 @@ def _norm_of(op: DynamicQuantize) -> Norm | None:
     if not isinstance(norm, Norm) or norm.ndim != 1 or norm.x.dtype != np.float32:
         return None
     return norm if op.x.readers == [op] else None
-
-
-def _is_for_products(graph: Graph, op: DynamicQuantize) -> bool:
-    if any(graph.is_output(value) for value in op.outputs):
-        return False
-    for reader in {reader for value in op.outputs for reader in value.readers}:
-        if not isinstance(reader, Dequantize) or graph.is_output(reader.output):
-            return False
-        if reader.x is not op.outputs[0]:
-            return False
-        for product in reader.output.readers:
-            if not isinstance(product, Linear) or not is_integer_product(product):
-                return False
-    return True
 
 
 def _row_of(emitter: "Emitter", x: Value, norm: Norm | None) -> "tuple[list[relax.Expr], Any]":
@@ -185,48 +147,3 @@ def _coded(
         return te.compute(x.shape, one, name="codes")
 
     return emitter.call_te(compute, x, scale, zero, name="codes")
-
-
-def _by_row(emitter: "Emitter", x: Value, norm: Norm | None) -> "list[relax.Expr]":
-    """Codes [.., M, K], scales and zero points [.., M, 1]."""
-    from tvm import te
-
-    operands, row = _row_of(emitter, x, norm)
-    *lead, width = shape = emitter.extents(operands[0])
-
-    def compute(*tensors: Any) -> list[Any]:
-        made = te.compute(shape, row(*tensors), name="row")
-        low, high = _ranges(lead, width, made)
-
-        def scale_at(*i: Any) -> Any:
-            return step(low(*i[:-1]), high(*i[:-1]))
-
-        scale = te.compute([*lead, 1], scale_at, name="scale")
-
-        def zero_at(*i: Any) -> Any:
-            return zero_point(low(*i[:-1]), scale(*i)).astype("uint8")
-
-        zero = te.compute([*lead, 1], zero_at, name="zero")
-
-        def code_at(*i: Any) -> Any:
-            at = (*i[:-1], 0)
-            return code(made(*i), scale(*at), zero(*at).astype("float32"))
-
-        return [te.compute(shape, code_at, name="codes"), scale, zero]
-
-    found = emitter.call_te(compute, *operands, name="codes_by_row")
-    return [emitter.emit(found[k]) for k in range(3)]
-
-
-def _typed(
-    emitter: "Emitter", op: DynamicQuantize, scale: "relax.Expr", zero: "relax.Expr"
-) -> "list[relax.Expr]":
-    """Scale and zero point in the types and shapes that the graph gives them."""
-    from tvm import relax
-
-    found = []
-    for part, value in zip((scale, zero), op.outputs[1:], strict=True):
-        part = emitter.cast(part, emitter.dtype(value))
-        shape = [1] * (value.rank or 0)
-        found.append(emitter.emit(relax.op.reshape(part, shape)) if shape else part)
-    return found

@@ -6,6 +6,7 @@ Ties go to the even number, and x is divided by the scale, not multiplied by its
 rounds differently. This is for CPUs; `quant.py` spells the same for any target.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,12 +68,12 @@ def nearest(x: Any) -> Any:
     return tirx.round(x)
 
 
-def zero_point(low: Any, scale: Any) -> Any:
+def zero_point(low: Any, scale: Any, rounded: Callable[[Any], Any] = nearest) -> Any:
     """The code of 0, as an int32."""
     from tvm import tirx
 
     zero = tirx.const(0, "float32")
-    return bounded(nearest((zero - tirx.min(low, zero)) / scale))
+    return bounded(rounded((zero - tirx.min(low, zero)) / scale))
 
 
 def code(x: Any, scale: Any, zero: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from ....graph import Value
 from ....graph.ops import Dequantize, Identity, Linear, Transpose
 from ..vnni import GROUP
+from .emitter import computed
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ def stored(op: Linear) -> Dequantize | None:
     found = source.producer
     if not isinstance(found, Dequantize) or found.block or found.output.dtype != np.float32:
         return None
-    if any(value is not None and value.constant is None for value in found.inputs):
+    if computed(found.inputs):
         return None
     if found.x.dtype not in (np.int8, np.uint8) or found.x.rank != 2:
         return None
     by_row = (op.layout == "oi") != turned
-    lone = found.axis is None or _size(found.scale) == 1
+    lone = found.axis is None or all(extent == 1 for extent in found.scale.shape or ())
     return found if lone or found.axis == (0 if by_row else 1) else None
 
 
@@ -93,7 +94,3 @@ def _source(value: Value) -> tuple[Value, bool]:
         turned ^= isinstance(op, Transpose) and op.perm == (1, 0)
         value = op.require(0)
     return value, turned
-
-
-def _size(value: Value) -> int:
-    return int(np.prod(value.constant.shape)) if value.constant is not None else -1

@@ -5,11 +5,18 @@ operands has: they become parameters of the kernel. (Relax's own `emit_te` gives
 variables of its own first, so that an expression may use those of its arguments only.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tvm import relax, te, tirx
+
+PATTERN = "op_pattern"
+"""Attribute of a kernel: what TVM may fuse to it, as one of its numbers."""
+FUSES = 4
+"""Elementwise kernels behind it."""
+OPAQUE = 8
+"""Nothing."""
 
 
 def kernel_call(
@@ -18,7 +25,7 @@ def kernel_call(
     arguments: Sequence[Any],
     name: str,
     variables: "Sequence[tirx.Var]",
-    attributes: dict[str, str],
+    attributes: Mapping[str, Any],
 ) -> "relax.Call":
     """Add a kernel to the module; gives the call of it.
 
@@ -46,12 +53,14 @@ def kernel_call(
 
     found = compute(*map(converted, arguments))
     results = [found] if isinstance(found, te.Tensor) else list(found)
-    free = _free(te.create_prim_func([*tensors, *results], "int64"), tensors, results, variables)
-    function = te.create_prim_func([*tensors, *free, *results], "int64")
+    function = te.create_prim_func([*tensors, *results], "int64")
+    free = _free(function, tensors, results, variables) if variables else []
+    if free:
+        function = te.create_prim_func([*tensors, *free, *results], "int64")
     function = s_tir.renew_defs(function.without_attr("global_symbol"))
     types = [relax.TensorType(list(result.shape), result.dtype) for result in results]
     if attributes:
-        function = function.with_attrs(attributes)
+        function = function.with_attrs(dict(attributes))
     return relax.call_tir(builder.add_func(function, name), [*operands, *free], types)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from ....graph import Op, Value
 from ....graph.ops import Linear, MatMul
 from ..machine import Machine
-from .emitter import Emission
-from .expressions import NARROW, dtype_of
+from .emitter import Emission, computed
+from .expressions import dtype_of, widened
 from .pointwise import applied
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def linear(op: Op, machine: Machine) -> Emission | None:
     if weight is None or weight.dtype is None or weight.dtype.name not in PACKED:
         return None
     x = op.require(0)
-    reads = tuple(v for v in op.inputs if v is not None and v.constant is None)
+    reads = computed(op.inputs)
     if x.dtype != weight.dtype or op.output.dtype != weight.dtype:
         return None
 
@@ -60,7 +60,7 @@ def packed_product(
         name: what the weight is called.
     """
     dtype = dtype_of(x)
-    total = "float32" if dtype in NARROW else dtype
+    total = widened(dtype)
     panels, lanes = panels_of(emitter, weight, name)
     width = weight.shape[1]
 

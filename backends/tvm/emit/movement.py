@@ -160,11 +160,17 @@ def joined(emitter: "Emitter", parts: "Sequence[relax.Expr]", axis: int) -> "rel
 
 def split(emitter: "Emitter", op: Split) -> "list[relax.Expr]":
     """One kernel a piece, so that each can become part of what reads it."""
-    x, at = emitter[op.require(0)], 0
-    pieces = []
-    for size in op.sizes:
-        pieces.append(cut(emitter, x, {op.axis: (at, 1, size)}))
-        at += size
+    return divided(emitter, emitter[op.require(0)], op.axis, op.sizes)
+
+
+def divided(
+    emitter: "Emitter", x: "relax.Expr", axis: int, sizes: Sequence[Extent]
+) -> "list[relax.Expr]":
+    """Pieces of x of these extents, one behind the other along an axis."""
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(cut(emitter, x, {axis: (at, 1, size)}))
+        at = emitter.dims.simple(at + size)
     return pieces
 
 
@@ -175,9 +181,11 @@ def unbind(emitter: "Emitter", op: Unbind) -> "list[relax.Expr]":
 
 
 def picked(emitter: "Emitter", x: "relax.Expr", axis: int, position: Extent) -> "relax.Expr":
-    """x at one position of an axis, which is dropped."""
+    """x at one position of an axis, which is dropped; the position may count from the end."""
     shape = emitter.extents(x)
-    del shape[axis]
+    extent = shape.pop(axis)
+    if emitter.dims.at_least(position, 0) is not True:
+        position = emitter.dims.simple(position + extent)
     return moved(emitter, "select", x, shape, lambda *i: [*i[:axis], position, *i[axis:]])
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 from .arrays import cumulated, extremum_at, padded, tiled
 from .contents import boxed
 from .indexing import gathered, picked_along
-from .movement import cut, permuted, reshaped
+from .movement import divided, permuted, reshaped
 from .opaque import Node, node
 from .pointwise import applied, casted
-from .products import product
+from .products import contracted, product
 from .scatters import COMBINE, scattered, scattered_rows
-from .tokens import counted
+from .tokens import stepped
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -28,10 +28,7 @@ def _counts(node: Node) -> bool:
 @node("Range", when=_counts)
 def _range(emitter: "Emitter", node: Node) -> "relax.Expr":
     (start,), (end,), (step,) = (node.extents(index) for index in range(3))
-    if not isinstance(step, int):
-        raise ValueError("expected a known step")
-    count = emitter.dims.simple((end - start + step - (1 if step > 0 else -1)) // step)
-    return counted(emitter, start, step, count, node.dtype)
+    return stepped(emitter, start, end, step, node.dtype)
 
 
 @node("CumSum")
@@ -113,14 +110,12 @@ def _pad(emitter: "Emitter", node: Node) -> "relax.Expr":
 @node("Split")
 def _split(emitter: "Emitter", node: Node) -> "list[relax.Expr]":
     x, axis, count = node.x(), node.axis(), len(node.op.outputs)
+    if node.given(1):
+        return divided(emitter, x, axis, node.extents(1))
     extent = emitter.extents(x)[axis]
     size = emitter.dims.simple(-(-extent // count))
-    sizes: list[Any] = [size] * (count - 1) + [emitter.dims.simple(extent - size * (count - 1))]
-    pieces, at = [], 0
-    for size in node.extents(1) if node.given(1) else sizes:
-        pieces.append(cut(emitter, x, {axis: (at, 1, size)}))
-        at = emitter.dims.simple(at + size)
-    return pieces
+    last = emitter.dims.simple(extent - size * (count - 1))
+    return divided(emitter, x, axis, [*[size] * (count - 1), last])
 
 
 @node("Squeeze")
@@ -184,10 +179,7 @@ def _matmul_integer(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 @node("Einsum")
 def _einsum(emitter: "Emitter", node: Node) -> "relax.Expr":
-    from tvm import relax
-
-    equation = node.attr_string("equation", "").replace(" ", "")
-    return emitter.emit(relax.op.einsum(relax.Tuple(node.operands), equation))
+    return contracted(emitter, node.attr_string("equation", ""), node.operands)
 
 
 @node("CastLike")

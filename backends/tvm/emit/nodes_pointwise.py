@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .activations import activated
-from .expressions import align, pointwise
+from .activations import TRIGONOMETRIC, activated
+from .expressions import pointwise
 from .norms import group_normed
 from .opaque import Node, node
-from .pointwise import applied
+from .pointwise import applied, connected
 from .pooling import pooled
-from .reductions import reduced
+from .reductions import normalised, reduced
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -32,8 +32,7 @@ SIMPLE: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
     "com.microsoft::QuickGelu": ("swish", (("alpha", 1.702),)),
     "ThresholdedRelu": ("threshold", (("alpha", 1.0),)),
     **{
-        name: (name.lower(), ())
-        for name in "Floor Ceil Round Sign Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh".split()
+        name.capitalize(): (name, ()) for name in ("floor", "ceil", "round", "sign", *TRIGONOMETRIC)
     },
 }
 """ONNX operators of one operand: our function, and its parameters as attributes with defaults."""
@@ -52,7 +51,7 @@ def _clip(emitter: "Emitter", node: Node) -> "relax.Expr":
     for index, name, fn in ((1, "min", "maximum"), (2, "max", "minimum")):
         if node.given(index):
             x = applied(emitter, fn, dtype, x, node.x(index))
-        elif name in node.attributes:
+        elif node.has(name):
             bound = emitter.number(node.attr_float(name, 0.0), dtype)
             x = applied(emitter, fn, dtype, x, bound)
     return x
@@ -95,9 +94,7 @@ def _mod(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 @node("Xor")
 def _xor(emitter: "Emitter", node: Node) -> "relax.Expr":
-    from tvm import relax
-
-    return emitter.emit(relax.op.logical_xor(*align(emitter, *node.operands)))
+    return connected(emitter, "xor", *node.operands)
 
 
 @node(
@@ -114,10 +111,7 @@ def _isinf(emitter: "Emitter", node: Node) -> "relax.Expr":
 
 @node("LogSoftmax")
 def _log_softmax(emitter: "Emitter", node: Node) -> "relax.Expr":
-    from tvm import relax
-
-    wide = emitter.cast(node.x(), "float64" if node.dtype == "float64" else "float32")
-    return emitter.cast(emitter.emit(relax.op.nn.log_softmax(wide, node.axis(-1))), node.dtype)
+    return normalised(emitter, node.x(), node.axis(-1), node.dtype, "log_softmax")
 
 
 @node("ReduceL1", "ReduceL2", "ReduceSumSquare")
@@ -165,22 +159,21 @@ def _is_plain(node: Node) -> bool:
 
 
 @node("MaxPool", "AveragePool", when=_is_plain)
-def _pool(emitter: "Emitter", node: Node) -> "list[relax.Expr]":
-    kernel = node.attr_ints("kernel_shape") or []
+def _pool(emitter: "Emitter", node: Node) -> "relax.Expr":
+    kernel = node.attr_ints("kernel_shape") or ()
     count = len(kernel)
-    pads = node.attr_ints("pads") or [0] * (2 * count)
-    found = pooled(
+    pads = node.attr_ints("pads") or (0,) * (2 * count)
+    return pooled(
         emitter,
         node.x(),
         "max" if node.op.kind == "MaxPool" else "avg",
         kernel,
-        node.attr_ints("strides") or [1] * count,
+        node.attr_ints("strides") or (1,) * count,
         list(zip(pads[:count], pads[count:], strict=True)),
         dilation=node.attr_ints("dilations") or (),
         ceil=bool(node.attr_int("ceil_mode", 0)),
         counts_padding=bool(node.attr_int("count_include_pad", 0)),
     )
-    return [found]
 
 
 @node("GlobalAveragePool", "GlobalMaxPool")

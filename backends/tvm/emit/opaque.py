@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ....graph import Op, Value
+from ....graph.onnx_attributes import Attributes
 from ....graph.ops import Opaque
 from .dims import Extent
 
@@ -32,30 +33,11 @@ CHECKS = (
 """Operators that only check something: the run checks the shapes of the inputs itself."""
 
 
-class Call:
-    """One call of an ATen operator: its arguments by name, defaults included."""
+class Use:
+    """One use of an operator; the emitter is there once the operator is emitted."""
 
     def __init__(self, emitter: "Emitter | None", op: Op) -> None:
-        from torch import fx
-
         self.op, self._emitter = op, emitter
-        places = iter(range(len(op.lifted_inputs)) if op.order is None else op.order)
-
-        def operand(node: Any) -> Any:
-            return op.inputs[next(places)]
-
-        args, kwargs = fx.map_arg((op.source.args, op.source.kwargs), operand)
-        schema = op.source.target._schema.arguments
-        self.args: dict[str, Any] = {a.name: a.default_value for a in schema}
-        self.args.update(zip((a.name for a in schema), args, strict=False))
-        self.args.update(kwargs)
-
-    def __getitem__(self, name: str) -> Any:
-        """An argument as it was given; operands are values."""
-        return self.args[name]
-
-    def get(self, name: str) -> Any:
-        return self.args.get(name)
 
     @property
     def emitter(self) -> "Emitter":
@@ -66,6 +48,31 @@ class Call:
     def dtype(self) -> str:
         """Element type of the result."""
         return self.emitter.dtype(self.op.output)
+
+
+class Call(Use):
+    """One call of an ATen operator: its arguments by name, defaults included."""
+
+    def __init__(self, emitter: "Emitter | None", op: Op) -> None:
+        from torch import fx
+
+        from ....graph.fx_call import bound
+
+        super().__init__(emitter, op)
+        places = iter(range(len(op.lifted_inputs)) if op.order is None else op.order)
+
+        def operand(node: Any) -> Any:
+            return op.inputs[next(places)]
+
+        args, kwargs = fx.map_arg((op.source.args, op.source.kwargs), operand)
+        self.args = bound(op.source, args, kwargs)
+
+    def __getitem__(self, name: str) -> Any:
+        """An argument as it was given; operands are values."""
+        return self.args[name]
+
+    def get(self, name: str) -> Any:
+        return self.args.get(name)
 
     def tensor(self, name: str, dtype: str | None = None) -> "relax.Expr":
         """An argument as an expression: a tensor, or a number in `dtype` or the result's type."""
@@ -90,28 +97,17 @@ class Call:
         found = self.args[name]
         return [self.extent(one) for one in (found if isinstance(found, Sequence) else [found])]
 
-    def axis(self, name: str = "dim", of: str = "self") -> int:
-        """An axis from the front."""
-        rank = self.args[of].rank or 1
-        return int(self.args[name]) % rank
+    def axis(self) -> int:
+        """The axis "dim" of "self" from the front."""
+        return int(self.args["dim"]) % (self.args["self"].rank or 1)
 
 
-class Node:
+class Node(Use, Attributes):
     """One ONNX node: its attributes, and its operands as expressions."""
 
     def __init__(self, emitter: "Emitter | None", op: Op) -> None:
-        self.op, self._emitter = op, emitter
-        self.attributes: Any = op.source.attributes
-
-    @property
-    def emitter(self) -> "Emitter":
-        assert self._emitter is not None
-        return self._emitter
-
-    @property
-    def dtype(self) -> str:
-        """Element type of the result."""
-        return self.emitter.dtype(self.op.output)
+        super().__init__(emitter, op)
+        self.node = op.source
 
     def x(self, index: int = 0) -> "relax.Expr":
         """An operand as an expression."""
@@ -127,19 +123,6 @@ class Node:
     def rank(self, index: int = 0) -> int:
         return self.op.require(index).rank or 0
 
-    def attr_int(self, name: str, default: int) -> int:
-        return int(self.attributes.get_int(name, default))
-
-    def attr_float(self, name: str, default: float) -> float:
-        return float(self.attributes.get_float(name, default))
-
-    def attr_string(self, name: str, default: str) -> str:
-        return str(self.attributes.get_string(name, default))
-
-    def attr_ints(self, name: str) -> list[int] | None:
-        found = self.attributes.get_ints(name)
-        return None if found is None else [int(number) for number in found]
-
     def extents(self, index: int) -> list[Extent]:
         """An integer operand that is known at emission."""
         return self.emitter.contents.extents(self.op.require(index))
@@ -149,9 +132,9 @@ class Node:
         found = self.emitter.contents.numbers(self.op.operand(index))
         return None if found is None else found.reshape(-1)[0].item()
 
-    def axis(self, default: int = 0, index: int = 0) -> int:
+    def axis(self, default: int = 0) -> int:
         """The `axis` attribute from the front."""
-        return self.attr_int("axis", default) % max(self.rank(index), 1)
+        return self.attr_int("axis", default) % max(self.rank(), 1)
 
 
 def aten(*names: str, when: Test = lambda call: True) -> Callable[[Rule], Rule]:

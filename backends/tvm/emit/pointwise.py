@@ -7,7 +7,7 @@ import numpy as np
 
 from ....graph import Value, is_float
 from ....graph.ops import Cast, Elementwise
-from .expressions import NARROW, align, dtype_of, pointwise
+from .expressions import align, dtype_of, pointwise, widened
 from .float8 import decoded, encoded, is_float8
 
 if TYPE_CHECKING:
@@ -90,8 +90,6 @@ def _operand(emitter: "Emitter", op: Elementwise, index: int, dtype: str) -> "re
 
 def _logical(emitter: "Emitter", op: Elementwise, fn: str) -> "relax.Expr":
     """A function whose results are truth values."""
-    from tvm import relax
-
     values = [value for value in op.inputs if value is not None]
     if fn in COMPARISONS:
         dtype = _promoted(emitter, values)
@@ -99,8 +97,15 @@ def _logical(emitter: "Emitter", op: Elementwise, fn: str) -> "relax.Expr":
         return compared(emitter, fn, *(casted(emitter, emitter[v], dtype) for v in values))
     if fn == "isnan":
         return _isnan(emitter, emitter[values[0]])
-    operands = align(emitter, *(casted(emitter, emitter[value], "bool") for value in values))
-    return emitter.emit(getattr(relax.op, f"logical_{fn}")(*operands))
+    return connected(emitter, fn, *(emitter[value] for value in values))
+
+
+def connected(emitter: "Emitter", fn: str, *operands: "relax.Expr") -> "relax.Expr":
+    """Operands as truth values under "and", "or", "xor" or "not"."""
+    from tvm import relax
+
+    truths = align(emitter, *(casted(emitter, operand, "bool") for operand in operands))
+    return emitter.emit(getattr(relax.op, f"logical_{fn}")(*truths))
 
 
 def compared(emitter: "Emitter", fn: str, a: "relax.Expr", b: "relax.Expr") -> "relax.Expr":
@@ -119,7 +124,7 @@ def _isnan(emitter: "Emitter", x: "relax.Expr") -> "relax.Expr":
     dtype = dtype_of(x)
     if "float" not in dtype:
         return emitter.emit(relax.op.not_equal(x, x))
-    return emitter.emit(relax.op.isnan(emitter.cast(x, "float32") if dtype in NARROW else x))
+    return emitter.emit(relax.op.isnan(emitter.cast(x, widened(dtype))))
 
 
 def _promoted(emitter: "Emitter", values: list[Value]) -> str:
@@ -163,7 +168,7 @@ def _power(emitter: "Emitter", dtype: str, a: "relax.Expr", b: "relax.Expr") -> 
         return square if exponent == 2.0 else emitter.emit(relax.op.multiply(square, a))
     if exponent == 0.5 and dtype not in ("int32", "int64"):
         return _unary(emitter, "sqrt", a, dtype)
-    wide = "float32" if dtype in NARROW else "float64" if "int" in dtype else dtype
+    wide = "float64" if "int" in dtype else widened(dtype)
     operands = align(emitter, emitter.cast(a, wide), emitter.cast(b, wide))
     return emitter.cast(emitter.emit(relax.op.power(*operands)), dtype)
 
@@ -194,7 +199,7 @@ def _extremum(name: str) -> Callable[..., Any]:
         if number_of(a) is not None:
             return emitter.emit(operator(a, b))
         best = tirx.max if name == "maximum" else tirx.min
-        wide = "float32" if dtype in NARROW else dtype
+        wide = widened(dtype)
 
         def extreme(x: Any, y: Any) -> Any:
             return tirx.Select(tirx.isnan(x.astype(wide)), x, best(x, y))

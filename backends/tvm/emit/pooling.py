@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .expressions import NARROW, dtype_of
+from .expressions import dtype_of, widened
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -29,9 +29,8 @@ def pooled(
     spatial, dtype = len(kernel), dtype_of(x)
     operator: Any = getattr(relax.op.nn, f"{kind}_pool{spatial}d")
     extra = {"count_include_pad": counts_padding} if kind == "avg" else {}
-    wide = emitter.cast(x, "float32") if dtype in NARROW else x
     call = operator(
-        wide,
+        emitter.cast(x, widened(dtype)),
         pool_size=list(kernel),
         strides=list(stride),
         padding=[low for low, _ in padding] + [high for _, high in padding],
@@ -47,6 +46,6 @@ def pooled_to(emitter: "Emitter", x: "relax.Expr", sizes: Sequence[int]) -> "rel
     from tvm import relax
 
     dtype = dtype_of(x)
-    wide = emitter.cast(x, "float32") if dtype in NARROW else x
+    wide = emitter.cast(x, widened(dtype))
     operator: Any = getattr(relax.op.nn, f"adaptive_avg_pool{len(sizes)}d")
     return emitter.cast(emitter.emit(operator(wide, output_size=list(sizes))), dtype)

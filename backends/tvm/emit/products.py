@@ -3,6 +3,7 @@
 What is narrower than float32 is summed in float32 and rounded once.
 """
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,13 @@ def product(emitter: "Emitter", a: "relax.Expr", b: "relax.Expr") -> "relax.Expr
     if dtype not in NARROW:
         return emitter.emit(relax.op.matmul(a, b))
     return emitter.cast(emitter.emit(relax.op.matmul(a, b, out_dtype="float32")), dtype)
+
+
+def contracted(emitter: "Emitter", equation: str, operands: "Sequence[relax.Expr]") -> "relax.Expr":
+    """What an equation asks for, such as "bij, bkj -> bik"."""
+    from tvm import relax
+
+    return emitter.emit(relax.op.einsum(relax.Tuple(list(operands)), equation.replace(" ", "")))
 
 
 def attention(emitter: "Emitter", op: Attention) -> "list[relax.Expr]":

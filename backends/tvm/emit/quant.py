@@ -12,6 +12,8 @@ from ....graph.ops import Dequantize, DynamicQuantize, Quantize
 from ....graph.quant_numbers import is_integer, limits
 from .expressions import pointwise
 from .float8 import decoded, encoded, is_float8
+from .integer_grid import step, zero_point
+from .movement import reshaped
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -25,7 +27,7 @@ def quantize(emitter: "Emitter", op: Quantize) -> "list[relax.Expr]":
     """saturate(round(x/scale) + zero_point), half to even."""
     assert op.output.dtype is not None
     wide = _wide(op.x, op.scale)
-    return [_on_grid(emitter, op, _coded(op.output.dtype, wide, emitter.dtype(op.output)), wide)]
+    return [_on_grid(emitter, op, _coded(op.output.dtype, wide, emitter.dtype(op.output)))]
 
 
 def dequantize(emitter: "Emitter", op: Dequantize) -> "list[relax.Expr]":
@@ -43,42 +45,41 @@ def dequantize(emitter: "Emitter", op: Dequantize) -> "list[relax.Expr]":
             centred = centred - zero_point[0].astype(wide)
         return (centred * scale.astype(wide)).astype(dtype)
 
-    return [_on_grid(emitter, op, element, wide)]
+    return [_on_grid(emitter, op, element)]
 
 
 def dynamic_quantize(emitter: "Emitter", op: DynamicQuantize) -> "list[relax.Expr]":
     """uint8 codes at the scale that the range of x asks for, 0 included."""
     x = emitter.cast(emitter[op.x], "float32")
-    scale, zero_point = _range(emitter, x)
+    scale, zero = _range(emitter, x)
     code = _coded(UINT8, "float32", "uint8")
-    codes = pointwise(emitter, "quantize", code, x, scale, zero_point)
-    grid = [
-        _shaped(emitter, emitter.cast(part, emitter.dtype(value)), value)
-        for part, value in zip((scale, zero_point), op.outputs[1:], strict=True)
-    ]
-    return [codes, *grid]
+    codes = pointwise(emitter, "quantize", code, x, scale, zero)
+    return [codes, *typed(emitter, op, scale, zero)]
+
+
+def typed(
+    emitter: "Emitter", op: DynamicQuantize, scale: "relax.Expr", zero: "relax.Expr"
+) -> "list[relax.Expr]":
+    """A lone scale and zero point in the types and shapes that the graph gives them."""
+    found = []
+    for part, value in zip((scale, zero), op.outputs[1:], strict=True):
+        part = emitter.cast(part, emitter.dtype(value))
+        found.append(reshaped(emitter, part, [1] * value.rank) if value.rank else part)
+    return found
 
 
 def _range(emitter: "Emitter", x: "relax.Expr") -> "tuple[relax.Expr, relax.Expr]":
     """scale = (max(x, 0) − min(x, 0))/255 and zero_point = saturate(round(−min(x, 0)/scale))."""
     from tvm import relax, tirx
 
-    zero = tirx.const(0, "float32")
     least = emitter.emit(relax.op.min(x))
     most = emitter.emit(relax.op.max(x))
 
-    def scale(low: Any, high: Any) -> Any:
-        width = tirx.max(high, zero) - tirx.min(low, zero)
-        whole = tirx.Select(width.equal(zero), tirx.const(1, "float32"), width)
-        return whole / tirx.const(255, "float32")
+    def zero(low: Any, scale: Any) -> Any:
+        return zero_point(low, scale, tirx.nearbyint).astype("uint8")
 
-    def zero_point(low: Any, step: Any) -> Any:
-        place = tirx.nearbyint((zero - tirx.min(low, zero)) / step)
-        bounded = tirx.max(tirx.min(place, tirx.const(255, "float32")), zero)
-        return bounded.astype("int32").astype("uint8")
-
-    step = pointwise(emitter, "scale", scale, least, most)
-    return step, pointwise(emitter, "zero_point", zero_point, least, step)
+    scale = pointwise(emitter, "scale", step, least, most)
+    return scale, pointwise(emitter, "zero_point", zero, least, scale)
 
 
 def _coded(codes: np.dtype, wide: str, carrier: str) -> Any:
@@ -102,9 +103,7 @@ def _coded(codes: np.dtype, wide: str, carrier: str) -> Any:
     return element
 
 
-def _on_grid(
-    emitter: "Emitter", op: "Quantize | Dequantize", element: Any, wide: str
-) -> "relax.Expr":
+def _on_grid(emitter: "Emitter", op: "Quantize | Dequantize", element: Any) -> "relax.Expr":
     """One kernel over x, its scales and zero points."""
     from tvm import te
 
@@ -123,7 +122,7 @@ def _on_grid(
         def one(*i: Any) -> Any:
             return element(data(*i), *(g(*(place(i) if len(g.shape) else [])) for g in grids))
 
-        return te.compute(shape, one, name="quantize" if wide == "" else "on_grid")
+        return te.compute(shape, one, name="on_grid")
 
     name = "quantize" if isinstance(op, Quantize) else "dequantize"
     return emitter.call_te(compute, x, *grid, name=name)
@@ -131,22 +130,14 @@ def _on_grid(
 
 def _flat(emitter: "Emitter", value: Value, axis: int | None) -> "relax.Expr":
     """Scales as they are; a lone one without axes."""
-    from tvm import relax
-
     known = emitter.contents.numbers(value)
     lone = axis is None or (known is not None and known.size == 1)
     if not lone:
         return emitter[value]
     if known is not None:
-        return emitter.number(known.reshape(()).astype(known.dtype), emitter.dtype(value))
+        return emitter.number(known.reshape(()), emitter.dtype(value))
     x = emitter[value]
-    return emitter.emit(relax.op.reshape(x, [])) if x.ty.ndim else x
-
-
-def _shaped(emitter: "Emitter", x: "relax.Expr", value: Value) -> "relax.Expr":
-    from tvm import relax
-
-    return x if not value.rank else emitter.emit(relax.op.reshape(x, [1] * (value.rank or 0)))
+    return reshaped(emitter, x, []) if x.ty.ndim else x
 
 
 def _wide(x: Value, scale: Value) -> str:

@@ -6,7 +6,7 @@ What is narrower than float32 is summed in float32 and rounded once.
 from typing import TYPE_CHECKING, Any
 
 from ....graph.ops import Reduce, Softmax
-from .expressions import NARROW
+from .expressions import widened
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -21,12 +21,14 @@ def softmax(emitter: "Emitter", op: Softmax) -> "list[relax.Expr]":
     return [normalised(emitter, emitter[op.require(0)], op.axis, emitter.dtype(op.output))]
 
 
-def normalised(emitter: "Emitter", x: "relax.Expr", axis: int, dtype: str) -> "relax.Expr":
-    """Softmax of x over an axis, in `dtype`."""
+def normalised(
+    emitter: "Emitter", x: "relax.Expr", axis: int, dtype: str, fn: str = "softmax"
+) -> "relax.Expr":
+    """Softmax of x over an axis, or its logarithm ("log_softmax"), in `dtype`."""
     from tvm import relax
 
-    wide = emitter.cast(x, "float32") if dtype in NARROW else x
-    return emitter.cast(emitter.emit(relax.op.nn.softmax(wide, axis)), dtype)
+    wide = emitter.cast(x, widened(dtype))
+    return emitter.cast(emitter.emit(getattr(relax.op.nn, fn)(wide, axis)), dtype)
 
 
 def reduce(emitter: "Emitter", op: Reduce) -> "list[relax.Expr]":
@@ -47,7 +49,7 @@ def reduced(
     """A reduction of x over some axes, with a result in `dtype`."""
     from tvm import relax
 
-    wide = emitter.cast(x, "float32" if dtype in NARROW and fn in SUMS else dtype)
+    wide = emitter.cast(x, widened(dtype) if fn in SUMS else dtype)
     if not axes:
         return emitter.cast(wide, dtype)
     if fn.startswith("var"):

@@ -7,7 +7,7 @@ features beyond r stay as they are. The angles of a batch of one serve every bat
 
 from typing import TYPE_CHECKING, Any
 
-from .expressions import NARROW, read
+from .expressions import read, widened
 from .indexing import inside
 from .movement import reshaped
 from .opaque import Node, node
@@ -46,7 +46,7 @@ def _turned(
         raise ValueError("expected the heads to have a known width")
     half, interleaved = turned // 2, bool(node.attr_int("interleaved", 0))
     rows = emitter.extents(operands[1])[0]
-    wide = "float32" if node.dtype in NARROW else node.dtype
+    wide = widened(node.dtype)
 
     def compute(data: Any, cosines: Any, sines: Any, *positions: Any) -> Any:
         def element(*i: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....graph.ops import Put, Scatter
 from .dims import Extent
+from .indexing import inside
 from .movement import broadcast
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def scattered(
             for k, (stride, own) in enumerate(zip(_strides(shape), _strides(many), strict=True)):
                 place = n // own % many[k]
                 if k == axis:
-                    place = _counted(places[n], shape[axis])
+                    place = inside(places[n].astype("int64"), shape[axis])
                 at = at + place * stride
             target[at] = COMBINE[mode](target[at], new[n])
 
@@ -86,7 +87,8 @@ def scattered_rows(
         with T.serial(0, prod(many[:-1])) as n, T.serial(0, width) as j:
             at = j
             for k in range(count):
-                at = at + _counted(places[n * count + k], shape[k]) * strides[k]
+                place = places[n * count + k].astype("int64")
+                at = at + inside(place, shape[k]) * strides[k]
             target[at] = COMBINE[mode](target[at], new[n * width + j])
 
     return _written(emitter, write, x, indices, updates)
@@ -146,15 +148,6 @@ def _written(
         )
 
     return emitter.call_te(compute, x, indices, updates, name="scatter")
-
-
-def _counted(index: Any, extent: Extent) -> Any:
-    """An index counted from the front, within the axis whatever it is."""
-    from tvm import tirx
-
-    wide = index.astype("int64")
-    wrapped = tirx.Select(wide < 0, wide + extent, wide)
-    return tirx.max(tirx.min(wrapped, extent - 1), 0)
 
 
 def _strides(shape: Sequence[Extent]) -> list[Extent]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ....graph.ops import Conv
-from .expressions import NARROW, dtype_of
+from .expressions import dtype_of, widened
 from .movement import reshaped
 from .pointwise import applied
 
@@ -12,66 +12,40 @@ if TYPE_CHECKING:
 
     from .emitter import Emitter
 
-LAYOUTS = {1: ("NCW", "OIW", "IOW"), 2: ("NCHW", "OIHW", "IOHW"), 3: ("NCDHW", "OIDHW", "IODHW")}
-"""Of data, of a kernel, and of a transposed kernel, by the number of spatial axes."""
-
 
 def conv(emitter: "Emitter", op: Conv) -> "list[relax.Expr]":
-    """A convolution, transposed or not, plus its bias."""
+    """A convolution, transposed or not, plus its bias; summed in at least float32, rounded once."""
     dtype = emitter.dtype(op.output)
-    x, weight = emitter[op.x], emitter[op.weight]
-    spatial = len(emitter.extents(x)) - 2
-    if dtype in NARROW:  # summed in float32, rounded once
-        x, weight = emitter.cast(x, "float32"), emitter.cast(weight, "float32")
-    result = (
-        _transposed(emitter, op, x, weight) if op.transposed else _plain(emitter, op, x, weight)
-    )
+    x, weight = (emitter.cast(emitter[value], widened(dtype)) for value in (op.x, op.weight))
+    result = _without_bias(emitter, op, x, weight)
     if op.bias is not None:
         bias = emitter.cast(emitter[op.bias], dtype_of(result))
+        spatial = len(emitter.extents(x)) - 2
         row = reshaped(emitter, bias, [emitter.extents(bias)[0], *[1] * spatial])
         result = applied(emitter, "add", dtype_of(result), result, row)
     return [emitter.cast(result, dtype)]
 
 
-def _plain(emitter: "Emitter", op: Conv, x: "relax.Expr", weight: "relax.Expr") -> "relax.Expr":
-    from tvm import relax
-
-    spatial = len(emitter.extents(x)) - 2
-    data, kernel, _ = LAYOUTS[spatial]
-    pads = op.padding if op.padding is not None else _same(emitter, op, x, weight)
-    operator: Any = getattr(relax.op.nn, f"conv{spatial}d")
-    call = operator(
-        x,
-        weight,
-        strides=list(op.stride),
-        padding=[begin for begin, _ in pads] + [end for _, end in pads],
-        dilation=list(op.dilation),
-        groups=op.groups,
-        data_layout=data,
-        kernel_layout=kernel,
-    )
-    return emitter.emit(call)
-
-
-def _transposed(
+def _without_bias(
     emitter: "Emitter", op: Conv, x: "relax.Expr", weight: "relax.Expr"
 ) -> "relax.Expr":
     from tvm import relax
 
     spatial = len(emitter.extents(x)) - 2
-    data, _, kernel = LAYOUTS[spatial]
-    pads = op.padding or ((0, 0),) * spatial
-    operator: Any = getattr(relax.op.nn, f"conv{spatial}d_transpose")
+    name, extra = f"conv{spatial}d", {}
+    if op.transposed:
+        name += "_transpose"
+        extra["output_padding"] = list(op.output_padding) or [0] * spatial
+    pads = op.padding if op.padding is not None else _same(emitter, op, x, weight)
+    operator: Any = getattr(relax.op.nn, name)
     call = operator(
         x,
         weight,
         strides=list(op.stride),
         padding=[begin for begin, _ in pads] + [end for _, end in pads],
-        output_padding=list(op.output_padding) or [0] * spatial,
         dilation=list(op.dilation),
         groups=op.groups,
-        data_layout=data,
-        kernel_layout=kernel,
+        **extra,
     )
     return emitter.emit(call)
 

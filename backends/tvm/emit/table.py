@@ -31,7 +31,7 @@ from . import (
 from .attention import attention
 from .contents import scalar_of
 from .dims import Dims
-from .emitter import Emission, Emitter
+from .emitter import Emission, Emitter, computed
 from .integer import integer_linear
 from .integer_codes import per_tensor
 from .integer_grid import known_grid
@@ -73,7 +73,7 @@ def emission_of(op: Op, machine: Machine, dims: Dims) -> Emission | None:
     spell = SPELLINGS.get(type(op)) or spelling_of(op)
     if spell is None:
         return None
-    reads = tuple(v for v in op.inputs if v is not None and v.constant is None)
+    reads = computed(op.inputs)
     shaped = isinstance(op, vocabulary.ShapeOf) or _is_like(op)
     return Emission(op, () if shaped else reads, _learnt(op, spell), reads if shaped else ())
 

@@ -20,11 +20,8 @@ def gather(emitter: "Emitter", op: Gather) -> "list[relax.Expr]":
     """Entries of x along one axis; an index may count from the end."""
     x, axis = emitter[op.x], op.axis
     known = emitter.contents.get(op.indices)
-    extent = emitter.extents(x)[axis]
     if known is not None and known.size == 1:
         (position,) = emitter.contents.extents(op.indices)
-        if emitter.dims.at_least(position, 0) is not True:
-            position = emitter.dims.simple(position + extent)
         chosen = picked(emitter, x, axis, position)
         return [_with_ones(emitter, chosen, axis, known.ndim)]
     return [taken(emitter, x, emitter[op.indices], axis)]
@@ -116,6 +113,16 @@ def counted(
         lambda: te.compute([count], lambda i: (start + i * step).astype(dtype), name="range"),
         name="range",
     )
+
+
+def stepped(
+    emitter: "Emitter", start: Extent, end: Extent, step: Extent, dtype: str
+) -> "relax.Expr":
+    """start, start + step, .. up to `end`, which is not reached."""
+    if not isinstance(step, int):
+        raise ValueError("expected a known step")
+    count = emitter.dims.simple((end - start + step - (1 if step > 0 else -1)) // step)
+    return counted(emitter, start, step, count, dtype)
 
 
 def fill(emitter: "Emitter", op: Fill) -> "list[relax.Expr]":

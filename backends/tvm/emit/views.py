@@ -7,9 +7,10 @@ they start from.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ....graph import Op, Value
+from ....graph import Dim, Op, Shape, Value
 from ....graph.ops import (
     Expand,
     Gather,
@@ -22,6 +23,7 @@ from ....graph.ops import (
     Unbind,
     Unsqueeze,
 )
+from ....graph.shapes import reshape_groups
 
 if TYPE_CHECKING:
     from .emitter import Emitter
@@ -173,39 +175,19 @@ def _unflattened(flat: Any, extents: Sequence[Any]) -> Index:
     return [flat, *found] if extents else found
 
 
-def _groups(before: Sequence[Any], after: Sequence[Any]) -> list[tuple[list, list]] | None:
-    """The axes of both shapes in groups of as many elements; None where they do not line up."""
-    groups: list[tuple[list, list]] = []
-    old, new = list(before), list(after)
-    while old and new:
-        left, right = [old.pop(0)], [new.pop(0)]
-        while _count(left) != _count(right):
-            if not (old if _less(left, right) else new):
-                return None
-            (left if _less(left, right) else right).append(
-                (old if _less(left, right) else new).pop(0)
-            )
-        groups.append((left, right))
-    for rest, side in ((old, 0), (new, 1)):
-        if any(dim != 1 for dim in rest) or (rest and not groups):
-            return None
-        if rest:
-            groups[-1][side].extend(rest)
-    return groups
+def _groups(before: Shape, after: Shape) -> list[tuple[list[Dim], list[Dim]]] | None:
+    """The extents of both shapes in groups of as many elements; None where they do not line up."""
+    groups = [
+        ([before[k] for k in group.before], [after[k] for k in group.after])
+        for group in reshape_groups(before, after)
+    ]
+    return groups if all(_count(old) == _count(new) for old, new in groups) else None
 
 
-def _count(dims: Sequence[Any]) -> tuple[int, tuple[str, ...]]:
+def _count(dims: Sequence[Dim]) -> tuple[int, list[str]]:
     """The number of elements: the product of the numbers, and the names."""
-    number = 1
-    for dim in dims:
-        number *= dim if isinstance(dim, int) else 1
-    return number, tuple(sorted(dim for dim in dims if isinstance(dim, str)))
-
-
-def _less(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    """Whether a has to grow first, fewer names or else a smaller number."""
-    (m, names), (n, others) = _count(a), _count(b)
-    return (len(names), m) < (len(others), n)
+    numbers = prod(dim for dim in dims if isinstance(dim, int))
+    return numbers, sorted(dim for dim in dims if isinstance(dim, str))
 
 
 STEPS: dict[type[Op], Callable[[Any, Value], Step | None]] = {

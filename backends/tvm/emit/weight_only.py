@@ -13,7 +13,8 @@ from ....graph import Op, Value
 from ....graph.ops import Linear, MatMul
 from ..machine import Machine
 from ..schedules.weight_only_format import ENTRIES, WORD, Format, Operands, element
-from .emitter import Emission
+from .emitter import Emission, computed
+from .kernels import FUSES, PATTERN
 from .pointwise import applied
 from .weight_only_codes import Coded, coded, straight
 
@@ -22,17 +23,14 @@ if TYPE_CHECKING:
 
     from .emitter import Emitter
 
-FUSES = 4
-"""TVM's number of a kernel to which elementwise ones behind it are fused."""
 SHORTEST = 8
 """Rows of a block below which scales outweigh codes."""
-FLOAT32 = np.dtype(np.float32)
 
 
 def weight_only(op: Op, machine: Machine) -> Emission | None:
     """A linear, or a product from the right, whose weight is stored in few bits."""
     found = _weight(op)
-    if found is None or op.require(0).dtype != FLOAT32 or op.output.dtype != FLOAT32:
+    if found is None or op.require(0).dtype != np.float32 or op.output.dtype != np.float32:
         return None
     weight, turned = found
     stored = coded(weight)
@@ -43,7 +41,7 @@ def weight_only(op: Op, machine: Machine) -> Emission | None:
     if form is None:
         return None
     arrays = packed(stored, form)
-    reads = tuple(v for v in op.inputs if v is not None and v is not weight and v.constant is None)
+    reads = tuple(value for value in computed(op.inputs) if value is not weight)
 
     def emit(emitter: "Emitter") -> "list[relax.Expr]":
         result = _product(emitter, emitter[op.require(0)], form, arrays, weight.name)
@@ -140,9 +138,7 @@ def _product(
     def compute(x: Any, *tensors: Any) -> Any:
         return product(x, form, Operands(**dict(zip(parts, tensors, strict=True))))
 
-    return emitter.builder.emit_te(
-        compute, x, *held, primfunc_name_hint="weight_only", primfunc_attrs={"op_pattern": FUSES}
-    )
+    return emitter.call_te(compute, x, *held, name="weight_only", attributes={PATTERN: FUSES})
 
 
 def product(x: Any, form: Format, weight: Operands) -> Any:

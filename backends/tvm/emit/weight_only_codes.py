@@ -24,11 +24,11 @@ from ....graph.ops import (
     Slice,
     Transpose,
 )
+from ....graph.quant_numbers import spread
+from ..schedules.weight_only_format import ENTRIES
+from .emitter import computed
 
-FLOAT32 = np.dtype(np.float32)
 INTEGERS = ("int2", "uint2", "int4", "uint4", "int8", "uint8")
-ENTRIES = 16
-"""Values of the largest table that there is a kernel for."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,6 @@ class Coded:
                 steps[1:] |= (array[1:] != array[:-1]).any(1)
         return gcd(*map(int, np.flatnonzero(steps))) if steps.any() else rows
 
-    def dense(self) -> np.ndarray:
-        """W, float64."""
-        number = self.codes.astype(np.float64) if self.table is None else self.table[self.codes]
-        return (number - self.zero) * self.scale + self.offset
-
 
 def coded(value: Value) -> Coded | None:
     """How a value is stored in codes; None where it is not, or in a form that has no kernel."""
@@ -104,26 +99,16 @@ def straight(found: Coded) -> Coded:
 
 
 def _dequantized(op: Dequantize) -> Coded | None:
-    if any(v is not None and v.constant is None for v in op.inputs):
+    if computed(op.inputs) or op.x.dtype is None:
         return None
-    if op.x.dtype is None or op.x.dtype.name not in INTEGERS or op.output.dtype != FLOAT32:
+    if op.x.dtype.name not in INTEGERS or op.output.dtype != np.float32:
         return None
     codes = op.x.array().astype(np.int16)
     zero = np.zeros(1) if op.zero_point is None else op.zero_point.array().astype(np.int16)
-    scale, zero = _along(op.scale.array(), op, codes), _along(zero, op, codes)
+    scale, zero = (
+        spread(part, codes.shape, op.axis, op.block) for part in (op.scale.array(), zero)
+    )
     return Coded(codes, bits_of(op.x.dtype), scale, zero, np.zeros(1))
-
-
-def _along(array: np.ndarray, op: Dequantize, codes: np.ndarray) -> np.ndarray:
-    """Scales or zero points of codes, such that they broadcast."""
-    if array.size == 1:
-        return array.reshape(1)
-    assert op.axis is not None
-    axis = op.axis % codes.ndim
-    if op.block:
-        spread = np.repeat(array, op.block, axis)
-        return np.take(spread, np.arange(codes.shape[axis]), axis)
-    return array.reshape([-1 if k == axis else 1 for k in range(codes.ndim)])
 
 
 def _moved(op: Op, value: Value) -> Coded | None:
@@ -151,7 +136,7 @@ def _scaled(op: Elementwise) -> Coded | None:
     if a.constant is not None and op.fn != "sub":
         a, b = b, a
     found = coded(a) if b.constant is not None else None
-    if found is None or op.output.dtype != FLOAT32:
+    if found is None or op.output.dtype != np.float32:
         return None
     number = b.array().astype(np.float64)
     if np.broadcast_shapes(number.shape, found.codes.shape) != found.codes.shape:
@@ -167,7 +152,7 @@ def _looked_up(op: Gather) -> Coded | None:
     index = index.producer.require(0) if isinstance(index.producer, Cast) else index
     table = op.x
     is_known = table.constant is not None and index.constant is not None
-    if not is_known or table.rank != 1 or op.output.dtype != FLOAT32:
+    if not is_known or table.rank != 1 or op.output.dtype != np.float32:
         return None
     values = table.array().astype(np.float64)
     if len(values) > ENTRIES:
@@ -182,7 +167,7 @@ def _counted(op: Cast) -> Coded | None:
     codes = op.require(0)
     if codes.constant is None or codes.dtype is None or codes.dtype.name not in INTEGERS:
         return None
-    if op.output.dtype != FLOAT32:
+    if op.output.dtype != np.float32:
         return None
     held = codes.array().astype(np.int16)
     return Coded(held, bits_of(codes.dtype), np.ones(1), np.zeros(1), np.zeros(1))

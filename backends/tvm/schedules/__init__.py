@@ -7,9 +7,11 @@ named in the result.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..machine import Machine
+from ..refusals import attempted
 from .rule import Rule
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ class Scheduled:
     rejected: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def take(self, var: "tvm.ir.GlobalVar", rule: str, function: "tvm.tirx.PrimFunc") -> None:
+        """Put a kernel as a rule scheduled it in the place of the kernel as it was."""
+        name = var.name_hint
+        self.rules[name], self.plain[name] = rule, self.module[var]
+        done = function.with_attr("tirx.is_scheduled", True)
+        self.module[var] = done.with_attr("global_symbol", name)
+
 
 def rules() -> list[Rule]:
     """Every rule, the particular before the general."""
@@ -57,38 +66,21 @@ def schedule(module: "tvm.IRModule", machine: Machine, first: Sequence[Rule] = (
 
     from .vector_math import expand
 
+    refusals = (tvm.error.InternalError, tvm.s_tir.ScheduleError)
     result = Scheduled(tvm.IRModule(dict(module.functions_items()), attrs=module.attrs))
+    asked = [*first, *rules()]
     for var, function in list(module.functions_items()):
         if not isinstance(function, tirx.PrimFunc) or _is_scheduled(function):
             continue
-        name = var.name_hint
-        for rule in (*first, *rules()):
-            found = _attempt(rule, function, machine, name, result.failed)
+        for rule in asked:
+            at = f"{var.name_hint} ({rule.__name__})"
+            found = attempted(partial(rule, function, machine), at, result.failed, refusals)
             if found is not None:
-                result.rules[name], result.plain[name] = rule.__name__, function
-                done = expand(found.mod["main"]).with_attr("tirx.is_scheduled", True)
-                result.module[var] = done.with_attr("global_symbol", name)
+                result.take(var, rule.__name__, expand(found.mod["main"]))
                 break
         else:
-            result.serial.append(name)
+            result.serial.append(var.name_hint)
     return result
-
-
-def _attempt(
-    rule: Rule,
-    function: "tvm.tirx.PrimFunc",
-    machine: Machine,
-    name: str,
-    failed: dict[str, str],
-) -> "tvm.s_tir.Schedule | None":
-    """What a rule makes of a kernel; where TVM itself refuses a step of it, that is noted."""
-    import tvm
-
-    try:
-        return rule(function, machine)
-    except (tvm.error.InternalError, tvm.s_tir.ScheduleError) as error:
-        failed[f"{name} ({rule.__name__})"] = str(error).strip().splitlines()[-1]
-        return None
 
 
 def _is_scheduled(function: "tvm.tirx.PrimFunc") -> bool:

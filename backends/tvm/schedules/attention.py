@@ -12,9 +12,10 @@ from ..machine import Machine
 from .attention_problem import Problem
 from .attention_task import task as task_of
 from .attention_tile import ROWS, Tile
+from .expressions import number_of, simplified
 from .loops import allocate, index, sequence, serial, store, vector
 from .rule import GROUPS, KERNEL
-from .stages import number_of, simplified, stages_of
+from .stages import stages_of
 from .tasks import product, shared, unflattened_sizes
 
 if TYPE_CHECKING:

@@ -68,12 +68,12 @@ def mixed_panel(
         return [g * index(tile.group) + index(i), index(start) + column]
 
     def step(t: Expr) -> Stmt:
-        def add(slot: Expr, i: int, column: Expr) -> Stmt:
-            weight = load(tile.weights, [g * index(tile.group) + index(i), t])
-            value = tile.problem.v(b, group, t, index(start) + column)
-            return store(tile.sums, load(tile.sums, [slot]) + weight * value, [slot])
-
-        return tile.each(vectors, add, lanes)
+        return tile.outer(
+            vectors,
+            lambda i: load(tile.weights, [g * index(tile.group) + index(i), t]),
+            lambda column: tile.problem.v(b, group, t, index(start) + column),
+            lanes,
+        )
 
     def take(slot: Expr, i: int, column: Expr) -> Stmt:
         return store(tile.sums, load(tile.mixed, place(i, column)), [slot])

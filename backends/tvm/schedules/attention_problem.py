@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from .expressions import simplified, substituted, with_loads
 from .loops import as_index, index, store
-from .stages import Stage, loads_of, simplified, substituted, with_loads
+from .stages import Stage
 
 Expr = Any
 Stmt = Any
@@ -34,11 +35,10 @@ class Problem:
     @classmethod
     def of(cls, stages: list[Stage], groups: int) -> "Problem":
         """From the stages that `emit/attention` gives the kernel."""
-        named = {stage.buffer.name: stage for stage in stages[:2]}
+        named = dict(zip(("scores", "masked"), stages[:2], strict=True))
         named |= {"mixed": stages[-2], "result": stages[-1]}
         b, h, s, t, d = (loop.extent for loop in stages[0].loops)
         e = stages[-2].loops[3].extent
-        named["scores"], named["masked"] = stages[:2]
         return cls(
             as_index(b),
             groups,
@@ -88,11 +88,6 @@ class Problem:
         value = with_loads(stage.value, lambda x: score if x.source.same_as(scores) else x)
         at = {loop.var: i for loop, i in zip(stage.loops, (b, h, s, t), strict=True)}
         return substituted(value, at)
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether masking reads memory."""
-        return len(loads_of(self.stages["masked"].value)) > 1
 
     def write(self, b: Expr, h: Expr, s: Expr, e: Expr, value: Expr) -> Stmt:
         """Store an element of the result: [B, H, S, E], or with the heads behind the tokens."""

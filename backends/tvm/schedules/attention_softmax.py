@@ -5,13 +5,12 @@ from typing import Any
 
 from .attention_tile import Tile
 from .columns import folded
+from .expressions import number_of, simplified
 from .loops import index, load, sequence, serial, store, vector
-from .stages import number_of, simplified
+from .vector_functions import LOWEST
 
 Expr = Any
 Stmt = Any
-LOWEST = -3.4028234663852886e38
-"""The least finite float32, as TVM starts a maximum."""
 
 
 def softmax(tile: Tile, b: Expr, group: Expr, row: Expr, r: Expr, stop: Expr) -> Stmt:
@@ -21,7 +20,7 @@ def softmax(tile: Tile, b: Expr, group: Expr, row: Expr, r: Expr, stop: Expr) ->
     problem, lanes = tile.problem, tile.lanes
     head, token = problem.place(group, row)
     vectors = (stop + index(lanes - 1)) // index(lanes)
-    lowest = tirx.const(LOWEST, "float32")
+    lowest = tirx.const(LOWEST, "float32")  # as TVM starts a maximum
 
     def masked(position: Expr, width: int, _: int) -> Stmt:
         def lane(v: Expr) -> Stmt:

@@ -7,8 +7,8 @@ from .attention_scores import dots, scored
 from .attention_softmax import softmax
 from .attention_tile import Tile
 from .columns import covered
+from .expressions import number_of
 from .loops import index, load, sequence, serial, store, vector
-from .stages import number_of
 
 Expr = Any
 Stmt = Any

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
+from .expressions import number_of, simplified
 from .loops import index, load, local, sequence, store, vector
-from .stages import number_of, simplified
 
 if TYPE_CHECKING:
     from .attention_problem import Problem
@@ -73,7 +73,11 @@ class Tile:
         return -(-self.problem.depth // self.lanes) * self.lanes
 
     def outer(
-        self, vectors: int, left: Callable[[int], Expr], right: Callable[[Expr], Expr]
+        self,
+        vectors: int,
+        left: Callable[[int], Expr],
+        right: Callable[[Expr], Expr],
+        lanes: int = 0,
     ) -> Stmt:
         """Add the products of a group of numbers and a panel."""
 
@@ -81,7 +85,7 @@ class Tile:
             total = load(self.sums, [slot]) + left(i) * right(column)
             return store(self.sums, total, [slot])
 
-        return self.each(vectors, add)
+        return self.each(vectors, add, lanes)
 
     def each(self, vectors: int, make: Callable[[Expr, int, Expr], Stmt], lanes: int = 0) -> Stmt:
         """For every vector of sums: `make(place in sums, row of the group, column)`."""

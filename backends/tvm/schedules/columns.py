@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from .expressions import loads_of, number_of, uses, with_loads
 from .loops import index, load, sequence, serial, store, vector
 from .row_plan import Pass
-from .stages import Loop, loads_of, number_of, uses, with_loads
-from .tasks import product
+from .stages import Loop
 
 Expr = Any
 Stmt = Any
@@ -74,11 +74,6 @@ def _contiguous(outer: Loop, inner: Loop, buffer: Any, indices: Sequence[Expr]) 
         and extents[0] is not None
         and extents[0] == extents[1]
     )
-
-
-def extent_of(loops: Sequence[Loop]) -> Expr:
-    """Positions along merged loops."""
-    return product([loop.extent for loop in loops])
 
 
 def flat(loops: Sequence[Loop], position: Expr) -> dict[Var, Expr]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
 from .columns import merged
+from .expressions import number_of
 from .loops import allocate, index, sequence, serial
-from .row_columns import ColumnCode
+from .row_code import lanes_of
+from .row_columns import ColumnCode, over_rows
 from .row_plan import Pass, RowPlan, aligned, planned
-from .stages import Loop, inlined, number_of, stages_of
-from .tasks import product, shared, unflattened
+from .stages import Loop, inlined, stages_of
+from .tasks import extent_of, shared
 
 if TYPE_CHECKING:
     import tvm
@@ -63,22 +65,14 @@ def written(part: Pass, outputs: set[Any], machine: Machine) -> Stmt:
 
 
 def _by_rows(part: Pass, rows: tuple[Loop, ...], outputs: set[Any], machine: Machine) -> Stmt:
-    count = product([loop.extent for loop in rows])
-    length = product([loop.extent for loop in part.columns])
-
-    def share(start: Expr, stop: Expr) -> list[Stmt]:
-        code = ColumnCode(_plan(part, rows, outputs), machine)
-        loop = serial(start, stop, lambda i: code.row(unflattened(i, rows)))
-        return [*allocate(code.memory), loop]
-
-    return shared(count, count * length, machine.threads, share)
+    return over_rows(_plan(part, rows, outputs), machine, extent_of(part.columns))
 
 
 def _flat(part: Pass, inner: Sequence[Loop], outputs: set[Any], machine: Machine) -> Stmt:
     """All elements in vectors; what is left at the end comes after."""
     plan = _plan(part, (), outputs)
-    length = product([loop.extent for loop in inner])
-    width = ColumnCode(plan, machine).lanes(part)
+    length = extent_of(inner)
+    width = lanes_of(part, machine)
 
     def share(start: Expr, stop: Expr) -> list[Stmt]:
         code = ColumnCode(plan, machine)

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from ..machine import Machine
 from ..vnni import GROUP, dot_of
-from .integer_kernel import Kernel, scheduled
+from .finish import written
+from .integer_kernel import Kernel
 from .integer_match import Product, product_of
 from .integer_tile import SMALL, Tile, tile_for
-from .vector_math import expand
 
 if TYPE_CHECKING:
     import tvm
@@ -30,9 +30,7 @@ def integer_product(
     panels = int(product.panels.shape[0])
     threads = 1 if _is_small(product) else machine.threads
     chosen = tile or tile_for(threads, dot, product.rows, panels, product.steps)
-    kernel = Kernel(product, dot, threads)
-    written = function.with_body(kernel.body(chosen))
-    return scheduled(expand(written) if kernel.in_vectors else written)
+    return written(function, Kernel(product, dot, threads).body(chosen))
 
 
 def _is_small(product: Product) -> bool:

@@ -13,18 +13,14 @@ Where the number of rows is found at run time and is less than a tile has, tiles
 over.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..vnni import GROUP, Dot
+from .finish import Finish
 from .integer_match import Product
 from .integer_tile import Tile
-from .integer_vectors import are_vectorised, calls_functions, with_round
-from .loops import as_index, index, parallel, sequence, serial
-from .stages import number_of, substituted, with_loads
-
-if TYPE_CHECKING:
-    import tvm
+from .integer_vectors import calls_functions
+from .loops import index, over_tasks, part_of, ramp, sequence, serial
 
 
 class Kernel:
@@ -36,30 +32,20 @@ class Kernel:
         self.dot = dot
         self.panels = int(product.panels.shape[0])
         self.rest = product.columns % dot.lanes
-        self.leading = [as_index(extent) for extent in product.sums.shape[:-1]]
-        values = [stage.value for stage in product.stages]
-        self.in_vectors = are_vectorised(values)
-        self.is_long = not self.in_vectors or calls_functions(values)
+        self.finish = Finish(product.staged)
+        values = [stage.value for stage in product.staged.stages]
+        self.is_long = not self.finish.in_vectors or calls_functions(values)
 
     def body(self, tile: Tile) -> Any:
         """The whole kernel as a statement."""
         from tvm import tirx
 
-        rows = self._rows()
+        rows = self.finish.rows
         main = self._tiles(tile, rows)
         if tile.rows == 1 or isinstance(rows, tirx.IntImm):
             return main
         few = self._tiles(Tile(1, tile.panels), rows)
         return tirx.IfThenElse(rows >= index(tile.rows), main, few)
-
-    def _rows(self) -> Any:
-        """Number of rows, as the product of the leading extents."""
-        from tvm.sym.analyzer import Analyzer
-
-        total: Any = index(1)
-        for extent in self.leading:
-            total = total * extent
-        return Analyzer().simplify(total)
 
     def _tiles(self, tile: Tile, rows: Any) -> Any:
         """Every tile, shared out among the threads; the rows vary fastest."""
@@ -81,12 +67,11 @@ class Kernel:
             )
 
         def share(task: Any) -> Any:
-            by_row = _share(down, task // abreast, tile.shares)
-            by_panel = _share(across, task % abreast, abreast)
+            by_row = part_of(down, task // abreast, tile.shares)
+            by_panel = part_of(across, task % abreast, abreast)
             return serial(*by_panel, lambda p: serial(*by_row, lambda r: made(p, r)))
 
-        tasks = tile.shares * abreast
-        return share(index(0)) if tasks == 1 else parallel(index(tasks), share)
+        return over_tasks(tile.shares * abreast, share)
 
     def _first(self, tile: Any, size: int, extent: Any) -> Any:
         """Where a tile begins along an axis."""
@@ -107,7 +92,7 @@ class Kernel:
         start = []
         for buffer in sums:
             for offset in range(0, int(buffer.shape[0]), self.dot.lanes):
-                start.append(tirx.BufferStore(buffer, zeros, [self._register(offset)]))
+                start.append(tirx.BufferStore(buffer, zeros, [ramp(offset, self.dot.lanes)]))
         walk = serial(
             index(0),
             index(self.product.steps),
@@ -123,11 +108,6 @@ class Kernel:
         row = tile.panels * self.dot.lanes
         return [row * tile.rows] if self.is_long else [row] * tile.rows
 
-    def _register(self, offset: int) -> Any:
-        from tvm import tirx
-
-        return tirx.Ramp(index(offset), index(1), self.dot.lanes)
-
     def _step(self, tile: Tile, sums: list[Any], row: Any, panel: Any, k: Any) -> list[Any]:
         """One group of four along k, for every row and panel of the tile."""
         from tvm import tirx
@@ -138,10 +118,12 @@ class Kernel:
         ]
         stores = []
         for r in range(tile.rows):
-            codes = self.product.codes.vload([*self.at(row + r), k * GROUP], f"uint8x{GROUP}")
+            codes = self.product.codes.vload(
+                [*self.finish.at(row + r), k * GROUP], f"uint8x{GROUP}"
+            )
             for c, weight in enumerate(weights):
                 buffer, offset = self._place(tile, sums, r, c)
-                at = [self._register(offset)]
+                at = [ramp(offset, self.dot.lanes)]
                 after = self.dot.step(tirx.BufferLoad(buffer, at), codes, weight)
                 stores.append(tirx.BufferStore(buffer, after, at))
         return stores
@@ -171,9 +153,9 @@ class Kernel:
         for c in range(tile.panels):
             start = (panel + c) * self.dot.lanes
             total = self._place(tile, sums, r, c)
-            whole = self._lanes(total, self.at(row + r), start, 0, self.dot.lanes)
+            whole = self._lanes(total, self.finish.at(row + r), start, 0, self.dot.lanes)
             if self.rest and c == tile.panels - 1:
-                cut = sequence(self._cut_short(total, self.at(row + r), start))
+                cut = sequence(self._cut_short(total, self.finish.at(row + r), start))
                 whole = tirx.IfThenElse(panel + c == self.panels - 1, cut, whole)
             found.append(whole)
         return found
@@ -196,52 +178,6 @@ class Kernel:
         buffer, offset = total
         lane = tirx.Var("lane", "int64")
         held = tirx.BufferLoad(buffer, [lane + offset + first])
-        body = sequence(self._element([*row, start + first + lane], held))
-        kind = tirx.ForKind.VECTORIZED if self.in_vectors else tirx.ForKind.SERIAL
+        body = sequence(self.finish.element([*row, start + first + lane], held))
+        kind = tirx.ForKind.VECTORIZED if self.finish.in_vectors else tirx.ForKind.SERIAL
         return tirx.For(lane, index(0), index(count), kind, body)
-
-    def _element(self, place: list[Any], total: Any) -> list[Any]:
-        """The stages of one element of the result, each computed once."""
-        from tvm import tirx
-
-        product, statements = self.product, []
-        held: dict[Any, Any] = {}
-        for buffer, indices, value in [(product.sums, [], total), *self._stages()]:
-            value = with_loads(value, lambda load: held.get(load.source, load))
-            value = substituted(value, dict(zip(indices, place, strict=False)))
-            held[buffer] = name = tirx.Var("x", str(value.ty))
-            statements.append(tirx.Bind(name, value))
-            if buffer in product.outputs:
-                statements.append(tirx.BufferStore(buffer, name, place))
-        return statements
-
-    def _stages(self) -> list[tuple[Any, Sequence[Any], Any]]:
-        stages = self.product.stages
-        return [(stage.buffer, stage.indices, with_round(stage.value)) for stage in stages]
-
-    def at(self, row: Any) -> list[Any]:
-        """Position on every leading axis of a row of the whole product."""
-        from tvm import tirx
-        from tvm.sym.analyzer import Analyzer
-
-        found: list[Any] = []
-        for position, extent in reversed(list(enumerate(self.leading))):
-            outermost = all(number_of(e) == 1 for e in self.leading[:position])
-            found.append(row if outermost else tirx.floormod(row, extent))
-            row = index(0) if outermost else tirx.floordiv(row, extent)
-        return [Analyzer().simplify(place) for place in reversed(found)]
-
-
-def _share(count: Any, part: Any, parts: int) -> tuple[Any, Any]:
-    """The bounds of one of several equal parts of 0 .. count."""
-    return count * part // parts, count * (part + 1) // parts
-
-
-def scheduled(function: "tvm.tirx.PrimFunc") -> "tvm.s_tir.Schedule":
-    """The schedule that consists of a function as it is."""
-    import tvm
-    from tvm import s_tir
-
-    root = s_tir.SBlock([], [], [], "root", function.body)
-    made = function.with_body(s_tir.SBlockRealize([], True, root))
-    return s_tir.Schedule(tvm.IRModule({"main": made}))

@@ -1,17 +1,18 @@
 """Recognise a product of bytes, and what is done to its result element by element.
 
-The kernel is one reduction and then stages over the same elements:
+The kernel is a reduction with stages (`product_stages`), and the reduction is
     sums[.., m, n] = Σ_k int32(codes[.., m, k]) · int32(panels[n/L, k/4, n%L, k%4])
-    stage[.., m, n] = f(sums[.., m, n], earlier stages at [.., m, n], other buffers)
 Each panel holds L columns of the weight (`emit/integer_weights.py`); the last one may be cut short.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..vnni import GROUP
-from .stages import Loop, Stage, loads_of, number_of, same, stages_of
+from .expressions import number_of, same
+from .product_stages import Staged, staged_of
+from .stages import Loop, Stage
+from .tasks import product
 
 if TYPE_CHECKING:
     import tvm
@@ -24,16 +25,12 @@ class Product:
     Attributes:
         codes: uint8 [.., M, K], K a multiple of 4.
         panels: int8 [P, K/4, L, 4].
-        sums: int32 [.., M, N].
-        stages: what is done to the sums, in order.
-        outputs: those of the sums and the stages' buffers that are parameters of the kernel.
+        staged: its sums, int32 [.., M, N], and what is done to them.
     """
 
     codes: Any
     panels: Any
-    sums: Any
-    stages: tuple[Stage, ...]
-    outputs: frozenset[Any]
+    staged: Staged
 
     @property
     def lanes(self) -> int:
@@ -43,7 +40,7 @@ class Product:
     @property
     def columns(self) -> int:
         """N."""
-        return int(self.sums.shape[-1])
+        return int(self.staged.sums.shape[-1])
 
     @property
     def steps(self) -> int:
@@ -53,27 +50,14 @@ class Product:
     @property
     def rows(self) -> int | None:
         """Product of all extents but the last; None where it is found at run time."""
-        total = 1
-        for extent in self.sums.shape[:-1]:
-            size = number_of(extent)
-            if size is None:
-                return None
-            total *= size
-        return total
+        return number_of(product(self.staged.sums.shape[:-1]))
 
 
 def product_of(function: "tvm.tirx.PrimFunc") -> Product | None:
     """What a kernel computes, if it is a product of bytes with elementwise stages."""
-    stages = stages_of(function)
-    if not stages:
-        return None
-    first, *rest = stages
-    operands = _operands(first)
-    if operands is None or not are_elementwise(first, rest):
-        return None
-    parameters = set(function.params)
-    written = frozenset(stage.buffer for stage in stages)
-    return Product(*operands, first.buffer, tuple(rest), written & parameters)
+    found = staged_of(function)
+    operands = None if found is None else _operands(found[0])
+    return None if found is None or operands is None else Product(*operands, found[1])
 
 
 def _operands(stage: Stage) -> tuple[Any, Any] | None:
@@ -83,7 +67,7 @@ def _operands(stage: Stage) -> tuple[Any, Any] | None:
     reduced = [loop for loop in stage.loops if loop.reduces]
     if stage.combine is not tirx.Add or number_of(stage.init) != 0 or len(reduced) != 1:
         return None
-    if not isinstance(stage.value, tirx.Mul) or not is_own_place(stage):
+    if not isinstance(stage.value, tirx.Mul):
         return None
     sides = (stage.value.a, stage.value.b)
     codes, panels = (side.value if isinstance(side, tirx.Cast) else side for side in sides)
@@ -120,32 +104,3 @@ def _is_packed(load: Any, stage: Stage, reduced: Loop) -> bool:
     by_depth = (tirx.floordiv(k, GROUP), tirx.floormod(k, GROUP))
     expected = (by_column[0], by_depth[0], by_column[1], by_depth[1])
     return all(analyzer.can_prove_equal(a, b) for a, b in zip(load.indices, expected, strict=True))
-
-
-def are_elementwise(first: Stage, rest: Sequence[Stage]) -> bool:
-    """Whether each stage is about single elements of what the first one makes."""
-    known = {first.buffer}
-    for stage in rest:
-        if stage.reduces or not is_own_place(stage):
-            return False
-        if not same(stage.buffer.shape, first.buffer.shape):
-            return False
-        for load in loads_of(stage.value):
-            if load.source in known and not same(load.indices, stage.indices):
-                return False
-        known.add(stage.buffer)
-    return True
-
-
-def is_own_place(stage: Stage) -> bool:
-    """Whether a stage's spatial loops are the axes of what it writes, in order, and whole."""
-    axes = [
-        (index, extent)
-        for index, extent in zip(stage.indices, stage.buffer.shape, strict=True)
-        if not (number_of(index) == 0 and number_of(extent) == 1)
-    ]
-    loops = [loop for loop in stage.loops if not loop.reduces]
-    return len(axes) == len(loops) and all(
-        index.same_as(loop.var) and same([extent], [loop.extent])
-        for (index, extent), loop in zip(axes, loops, strict=True)
-    )

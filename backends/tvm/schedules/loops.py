@@ -28,31 +28,50 @@ def sequence(statements: Sequence[Stmt]) -> Stmt:
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
 
 
-def serial(start: Expr, stop: Expr, make: Make) -> Stmt:
-    """For every integer from start up to, not including, stop."""
+def loop(
+    kind: str, extent: Expr, make: Make, name: str, notes: dict[str, Any] | None = None
+) -> Stmt:
+    """From 0 up to, not including, an extent, in its type; `kind` is one of TVM's."""
     from tvm import tirx
 
-    var = tirx.Var("i", "int64")
-    extent = as_index(stop) - as_index(start)
-    return tirx.For(var, index(0), extent, tirx.ForKind.SERIAL, make(var + as_index(start)))
+    if isinstance(extent, int):
+        extent = index(extent)
+    dtype = str(extent.ty.dtype)
+    var, way = tirx.Var(name, dtype), getattr(tirx.ForKind, kind)
+    return tirx.For(var, tirx.const(0, dtype), extent, way, make(var), annotations=notes)
+
+
+def serial(start: Expr, stop: Expr, make: Make) -> Stmt:
+    """For every integer from start up to, not including, stop."""
+    first = as_index(start)
+    return loop("SERIAL", as_index(stop) - first, lambda i: make(i + first), "i")
 
 
 def parallel(extent: Expr, make: Make) -> Stmt:
     """Split over the pool's threads."""
-    from tvm import tirx
+    return loop("PARALLEL", as_index(extent), make, "task")
 
-    var = tirx.Var("task", "int64")
-    return tirx.For(var, index(0), as_index(extent), tirx.ForKind.PARALLEL, make(var))
+
+def over_tasks(count: int, make: Make) -> Stmt:
+    """A known number of tasks, split over the pool's threads; one of them needs no other thread."""
+    return make(index(0)) if count == 1 else parallel(index(count), make)
+
+
+def part_of(count: Expr, part: Expr, parts: int) -> tuple[Expr, Expr]:
+    """The bounds of one of several equal parts of 0 to `count`."""
+    return count * part // parts, count * (part + 1) // parts
 
 
 def vector(width: int, make: Make) -> Stmt:
     """All at once, in vectors."""
+    return make(index(0)) if width == 1 else loop("VECTORIZED", width, make, "v")
+
+
+def ramp(start: Expr, lanes: int) -> Expr:
+    """The indices of neighbouring elements, as one vector."""
     from tvm import tirx
 
-    if width == 1:
-        return make(index(0))
-    var = tirx.Var("v", "int64")
-    return tirx.For(var, index(0), index(width), tirx.ForKind.VECTORIZED, make(var))
+    return tirx.Ramp(as_index(start), index(1), lanes)
 
 
 def load(buffer: Any, indices: Sequence[Expr]) -> Expr:

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from ..machine import Machine
+from .loops import sequence
 from .matmul_form import Product
+from .matmul_loops import block
 from .matmul_match import product_of
 from .matmul_nest import Nest
 from .matmul_operands import with_columns
@@ -29,12 +31,7 @@ def matmul(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.Schedu
 
 def _kernel(product: Product, machine: Machine, body: "list[tirx.Stmt]") -> "tvm.tirx.PrimFunc":
     """The function with its blocks replaced by these statements and the stages around them."""
-    from tvm import tirx
-
-    from .matmul_loops import block
-
     before = [stage(made, machine) for made in product.before]
     after = [stage(made, machine) for made in product.after]
-    statements = [*before, *body, *after]
-    whole = statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+    whole = sequence([*before, *body, *after])
     return product.function.with_body(block("root", whole, product.buffers))

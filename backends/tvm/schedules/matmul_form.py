@@ -11,6 +11,8 @@ has more elements than C) runs after. `matmul_match.product_of` sees one in a ke
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .expressions import number_of
+
 if TYPE_CHECKING:
     from tvm import ir, s_tir, tirx
 
@@ -72,4 +74,4 @@ def dtype_of(expression: Any) -> str:
 
 def is_one(extent: Any) -> bool:
     """Whether an extent is known to be 1."""
-    return getattr(extent, "value", None) == 1
+    return number_of(extent) == 1

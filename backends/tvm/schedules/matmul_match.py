@@ -8,19 +8,24 @@ statement that writes the output.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .expressions import loads_of, substituted, variables_of
 from .matmul_form import WIDER, Axis, Product, dtype_of, is_one
-from .matmul_loops import loads, substitute, variables
+from .stages import REDUCES
 
 if TYPE_CHECKING:
     from tvm import s_tir, tirx
+
+SPATIAL = 0
+"""The iteration type of a block's other axes."""
 
 
 def product_of(function: "tirx.PrimFunc") -> Product | None:
     """The matrix product that a kernel is; None where it is something else."""
     from tvm import s_tir
 
-    if not isinstance(getattr(function.body, "block", None), s_tir.SBlock):
-        return None
+    outermost = getattr(function.body, "block", None)
+    if not isinstance(outermost, s_tir.SBlock) or outermost.name_hint != "root":
+        return None  # a call of the library is a block of its own, with none around it
     schedule = s_tir.Schedule(function)
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     at = [i for i, name in enumerate(blocks) if _sums(schedule.get(name))]
@@ -35,7 +40,7 @@ def product_of(function: "tirx.PrimFunc") -> Product | None:
 
 
 def _sums(block: "s_tir.SBlock") -> bool:
-    return any(int(axis.iter_type) == 2 for axis in block.iter_vars)
+    return bool(_axes(block, REDUCES))
 
 
 def _factors(block: "s_tir.SBlock") -> tuple[Any, Any] | None:
@@ -45,7 +50,7 @@ def _factors(block: "s_tir.SBlock") -> tuple[Any, Any] | None:
     store, init = block.body, block.init
     if not isinstance(store, tirx.BufferStore) or not isinstance(init, tirx.BufferStore):
         return None
-    spatial = [axis.var for axis in block.iter_vars if int(axis.iter_type) == 0]
+    spatial = [axis.var for axis in _axes(block, SPATIAL)]
     if len(spatial) != len(block.iter_vars) - 1 or not isinstance(store.value, tirx.Add):
         return None
     start = init.value
@@ -69,12 +74,12 @@ def _inline_moves(schedule: Any, before: Sequence[Any], product: Any) -> None:
     for name in before:
         block = schedule.get(name)
         target = block.body.buffer
-        read = any(load.source.same_as(target) for load in loads(schedule.get(product).body))
+        read = any(load.source.same_as(target) for load in loads_of(schedule.get(product).body))
         fed = any(
             load.source.same_as(target)
             for other in before
             if not other.same_as(name) and _alive(schedule, other)
-            for load in loads(schedule.get(other).body)
+            for load in loads_of(schedule.get(other).body)
         )
         if isinstance(block.body.value, ir.TensorLoad) or not (read or fed):
             schedule.compute_inline(name)
@@ -104,8 +109,8 @@ def _single_writer(schedule: Any, product: Any, after: Sequence[Any]) -> Any:
 
 def _covers(last: "s_tir.SBlock", result: Any) -> bool:
     """Whether every axis of a block along which there is more than one element leads through C."""
-    read = [load for load in loads(last.body) if load.source.same_as(result)]
-    led = set().union(*(variables(index) for load in read for index in load.indices))
+    read = [load for load in loads_of(last.body) if load.source.same_as(result)]
+    led = set().union(*(variables_of(index) for load in read for index in load.indices))
     return all(axis.var in led or is_one(axis.dom.extent) for axis in last.iter_vars)
 
 
@@ -121,10 +126,10 @@ def _read(function: Any, schedule: Any, product: Any, last: Any) -> Product | No
     (a, b), rows, n, k = roles
     index, result = dtype_of(n.extent), block.body.buffer
     m, places = _joined(rows, index)
-    rest = [x for x in _axes(block, 0) if x.var not in places and not x.var.same_as(n.var)]
+    rest = [x for x in _axes(block, SPATIAL) if x.var not in places and not x.var.same_as(n.var)]
     places |= {x.var: tirx.const(0, index) for x in rest if is_one(x.extent)}
-    root = schedule.get(schedule.get_sblock("root"))
-    around = [schedule.get(name) for name in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    root = schedule.get_sblock("root")
+    around = [schedule.get(name) for name in schedule.get_child_blocks(root)]
     position = next(i for i, other in enumerate(around) if other.same_as(block))
     dtype = WIDER.get(str(result.dtype), str(result.dtype))
     return Product(
@@ -133,19 +138,19 @@ def _read(function: Any, schedule: Any, product: Any, last: Any) -> Product | No
         m=m,
         n=n,
         k=k,
-        a=_cast(substitute(a, places), dtype),
-        b=_cast(substitute(b, places), dtype),
+        a=_cast(substituted(a, places), dtype),
+        b=_cast(substituted(b, places), dtype),
         dtype=dtype,
         result=result,
-        write=substitute(write, places),
+        write=substituted(write, places),
         before=tuple(around[:position]),
         after=tuple(around[position + 2 :]),
-        buffers=tuple(x for x in root.alloc_buffers if not x.same_as(result)),
+        buffers=tuple(x for x in schedule.get(root).alloc_buffers if not x.same_as(result)),
     )
 
 
 def _axes(block: "s_tir.SBlock", kind: int) -> list[Axis]:
-    """Axes of a block that are spatial (kind 0) or summed over (kind 2)."""
+    """Axes of a block that are spatial or summed over."""
     return [Axis(i.var, i.dom.extent) for i in block.iter_vars if int(i.iter_type) == kind]
 
 
@@ -160,8 +165,8 @@ def _roles(
     if factors is None:
         return None
     a, b = factors
-    (k,), axes = _axes(block, 2), _axes(block, 0)
-    left, right = variables(a), variables(b)
+    (k,), axes = _axes(block, REDUCES), _axes(block, SPATIAL)
+    left, right = variables_of(a), variables_of(b)
     if k.var not in left or k.var not in right:
         return None
     columns = [axis for axis in axes if axis.var in right and axis.var not in left]
@@ -198,10 +203,10 @@ def _write(last: "s_tir.SBlock", block: "s_tir.SBlock") -> "tirx.Stmt | None":
     """The statement of the last block in terms of the product's axes."""
     from tvm import ir, tirx
 
-    read = [load for load in loads(last.body) if load.source.same_as(block.body.buffer)]
+    read = [load for load in loads_of(last.body) if load.source.same_as(block.body.buffer)]
     places: dict[Any, Any] = {}
     for load in read:
-        for index, axis in zip(load.indices, _axes(block, 0), strict=True):
+        for index, axis in zip(load.indices, _axes(block, SPATIAL), strict=True):
             if isinstance(index, ir.Var):
                 if not places.setdefault(index, axis.var).same_as(axis.var):
                     return None
@@ -212,7 +217,7 @@ def _write(last: "s_tir.SBlock", block: "s_tir.SBlock") -> "tirx.Stmt | None":
             if not is_one(own.dom.extent):
                 return None
             places[own.var] = tirx.const(0, dtype_of(own.var))
-    return substitute(last.body, places)
+    return substituted(last.body, places)
 
 
 def _cast(expression: Any, dtype: str) -> Any:

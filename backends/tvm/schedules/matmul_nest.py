@@ -17,8 +17,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
+from .expressions import calls_of, number_of, substituted, with_loads
 from .matmul_form import Product
-from .matmul_loops import block, calls, either, parallel, serial, substitute, unrolled, vectorized
+from .matmul_loops import block, either, parallel, serial, unrolled, vectorized
 from .matmul_operands import Columns
 from .tiles import Tile, tile_of, tiles_of
 
@@ -29,6 +30,9 @@ SMALL = 1 << 16
 """Multiply-adds of a product that is not worth waking another thread for."""
 UNROLLED = 512
 """Multiply-adds of registers in a loop over k that is written out: the taps of a small kernel."""
+
+GUESS = 16
+"""Registers of columns of a product whose width is known only at run time."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,14 @@ class Nest:
         self.columns = columns
         self.machine = machine
         self.lanes = columns.lanes
-        self.brief = columns.whole(0) is True and not calls(product.write)
+        self.brief = columns.whole(0) is True and not calls_of(product.write)
 
     def statement(self) -> "tirx.Stmt":
         """The whole product."""
         rows, count = self.product.m.extent, self.columns.count
-        guess = count if isinstance(count, int) else 16
-        if hasattr(rows, "value"):
-            return self._tiled(tile_of(rows.value, guess, self.machine, self._repeats()))
+        guess, known = count if isinstance(count, int) else GUESS, number_of(rows)
+        if known is not None:
+            return self._tiled(tile_of(known, guess, self.machine, self._repeats()))
         body = None
         for tile in reversed(tiles_of(guess, self.machine, self._repeats())):
             tiled = self._tiled(tile)
@@ -65,7 +69,8 @@ class Nest:
     def _tiled(self, tile: Tile) -> "tirx.Stmt":
         """All tasks, with tiles of this size; there are at least as many rows as it has."""
         rows = self.product.m.extent
-        down = _ceil(rows.value if hasattr(rows, "value") else rows, tile.rows)
+        known = number_of(rows)
+        down = _ceil(rows if known is None else known, tile.rows)
         groups = _ceil(self.columns.count, tile.registers)
         total = groups * down
         for axis in self.product.batch:
@@ -74,7 +79,7 @@ class Nest:
         def task(var: "ir.Var") -> "tirx.Stmt":
             rest, number = _divmod(var, down)
             rest, group = _divmod(rest, groups)
-            return substitute(self._group(tile, group, self._row(tile, number)), self._batch(rest))
+            return substituted(self._group(tile, group, self._row(tile, number)), self._batch(rest))
 
         return (serial if self._is_small() else parallel)(total, task)
 
@@ -104,7 +109,8 @@ class Nest:
         from tvm import tirx
 
         rows = self.product.m.extent
-        if hasattr(rows, "value") and rows.value % tile.rows == 0:
+        known = number_of(rows)
+        if known is not None and known % tile.rows == 0:
             return number * tile.rows
         return tirx.min(number * tile.rows, rows - tile.rows)
 
@@ -154,10 +160,10 @@ class Nest:
         product = self.product
 
         def add(i: Any, v: Any, lane: Any, at: Any) -> "tirx.Stmt":
-            a = substitute(product.a, {product.m.var: place.row + i, product.k.var: k})
+            a = substituted(product.a, {product.m.var: place.row + i, product.k.var: k})
             column = self.columns.start(place.register + v) + lane
             places = {product.n.var: column, product.k.var: k, product.m.var: place.row + i}
-            b = substitute(product.b, places)
+            b = substituted(product.b, places)
             return tirx.BufferStore(sums, tirx.BufferLoad(sums, [at]) + a * b, [at])
 
         return self._all(place.tile, add)
@@ -184,8 +190,7 @@ class Nest:
 
     def _store(self, row: Any, column: Any, done: Any, at: Any) -> "tirx.Stmt":
         """The last statement of the kernel with C's element replaced by its sum."""
-        import tvm_ffi
-        from tvm import ir, tirx
+        from tvm import tirx
 
         product = self.product
 
@@ -196,8 +201,8 @@ class Nest:
             narrow = str(product.result.dtype)
             return value if narrow == product.dtype else value.astype(narrow)
 
-        write = tvm_ffi.structural_map(product.write, (ir.TensorLoad, sum_of))
-        return substitute(write, {product.m.var: row, product.n.var: column})
+        write = with_loads(product.write, sum_of)
+        return substituted(write, {product.m.var: row, product.n.var: column})
 
     def _all(self, tile: Tile, make: Any) -> "tirx.Stmt":
         """A statement for every element of a tile, written out but for the lanes."""

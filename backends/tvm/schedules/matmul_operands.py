@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
+from .expressions import loads_of, number_of, substituted, variables_of
 from .matmul_form import Axis, Product
-from .matmul_loops import flat, loads, serial, shared, substitute, variables
+from .matmul_loops import block, flat, serial, shared
 
 if TYPE_CHECKING:
     from tvm import tirx
@@ -45,7 +46,7 @@ def with_columns(product: Product, machine: Machine) -> "tuple[Product, Columns,
     from tvm import tirx
 
     width = product.n.extent
-    known = width.value if isinstance(width, tirx.IntImm) else None
+    known = number_of(width)
     lanes = machine.lanes(BITS.get(product.dtype, 32))
     while known and lanes > max(known, NARROWEST) and _neighbours(product, 2, aligned=False):
         lanes //= 2
@@ -82,7 +83,7 @@ def _copied(product: Product, lanes: int, count: Any) -> "tuple[Product, tirx.St
     """
     from tvm import tirx
 
-    found = variables(product.b)
+    found = variables_of(product.b)
     axes = [axis for axis in product.batch if axis.var in found]
     index = product.index
     number = tirx.Var("register", index)
@@ -107,8 +108,6 @@ def _register(
     """
     from tvm import tirx
 
-    from .matmul_loops import block
-
     size = tirx.const(lanes, product.index)
 
     def column(lane: Any) -> Any:
@@ -116,24 +115,24 @@ def _register(
 
     def elements(value: Callable[[Any], Any]) -> "tirx.Stmt":
         def element(k: Any, lane: Any) -> "tirx.Stmt":
-            here = substitute(value(lane), {product.k.var: k})
+            here = substituted(value(lane), {product.k.var: k})
             return tirx.BufferStore(buffer, here, [*batch, number, k, lane])
 
         return serial(product.k.extent, lambda k: serial(size, lambda lane: element(k, lane)), "k")
 
     def plain(lane: Any) -> Any:
-        return substitute(product.b, {product.n.var: column(lane)})
+        return substituted(product.b, {product.n.var: column(lane)})
 
     if not _uneven(product):
-        return lambda places: substitute(elements(plain), places)
+        return lambda places: substituted(elements(plain), places)
     load, first = _load(product), column(tirx.const(0, product.index))
     table = tirx.decl_buffer([size], product.index, "places", scope="local")
-    *outer, last = (substitute(i, {product.n.var: first}) for i in load.indices)
+    *outer, last = (substituted(i, {product.n.var: first}) for i in load.indices)
 
     def place(lane: Any) -> "tirx.Stmt":
         zero = {product.k.var: tirx.const(0, product.index)}
         here, start = (
-            substitute(flat(load), {**zero, product.n.var: n}) for n in (column(lane), first)
+            substituted(flat(load), {**zero, product.n.var: n}) for n in (column(lane), first)
         )
         return tirx.BufferStore(table, here - start, [lane])
 
@@ -142,7 +141,7 @@ def _register(
         return tirx.BufferLoad(load.source, moved).astype(product.dtype)
 
     body = tirx.SeqStmt([serial(size, place), elements(looked_up)])
-    return lambda places: substitute(block("register", body, [table]), places)
+    return lambda places: substituted(block("register", body, [table]), places)
 
 
 def _load(product: Product) -> Any:
@@ -160,10 +159,10 @@ def _uneven(product: Product) -> bool:
         return False
     index = flat(value)
     analyzer = sym.Analyzer()
-    step = analyzer.simplify(substitute(index, {n: n + 1}) - index)
+    step = analyzer.simplify(substituted(index, {n: n + 1}) - index)
     other = tirx.Var("other", product.index)
-    across = analyzer.simplify(substitute(index, {n: other}) - index)
-    return n in variables(step) and k not in variables(across)
+    across = analyzer.simplify(substituted(index, {n: other}) - index)
+    return n in variables_of(step) and k not in variables_of(across)
 
 
 def _neighbours(product: Product, lanes: int, *, aligned: bool) -> bool:
@@ -171,14 +170,14 @@ def _neighbours(product: Product, lanes: int, *, aligned: bool) -> bool:
     from tvm import ir, sym, tirx
 
     value = _load(product)
-    if len(loads(product.b)) != 1 or not isinstance(value, ir.TensorLoad):
+    if len(loads_of(product.b)) != 1 or not isinstance(value, ir.TensorLoad):
         return False
     first, lane = (tirx.Var(name, product.index) for name in ("first", "lane"))
     analyzer = sym.Analyzer()
     analyzer.bind(lane, ir.Range(0, lanes))
     start = first * lanes if aligned else first
     at = [
-        substitute(flat(value), {product.n.var: start + offset})
+        substituted(flat(value), {product.n.var: start + offset})
         for offset in (lane, tirx.const(0, product.index))
     ]
     return bool(analyzer.can_prove(at[0] - at[1] == lane))
@@ -188,12 +187,12 @@ def _room(product: Product, columns: int) -> bool:
     """Whether the buffer behind b has elements for this many columns."""
     from tvm import ir, sym, tirx
 
-    (load,) = loads(product.b)
+    (load,) = loads_of(product.b)
     analyzer = sym.Analyzer()
     for axis in (product.k, *product.batch):
         analyzer.bind(axis.var, ir.Range(0, axis.extent))
     last = {product.n.var: tirx.const(columns - 1, product.index)}
     return all(
-        analyzer.can_prove(substitute(index, last) < extent)
+        analyzer.can_prove(substituted(index, last) < extent)
         for index, extent in zip(load.indices, load.source.shape, strict=True)
     )

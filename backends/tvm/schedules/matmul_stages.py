@@ -4,18 +4,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
+from .expressions import calls_of, nodes_of, substituted, variables_of
 from .matmul_form import Axis, Product, dtype_of, is_one
-from .matmul_loops import (
-    block,
-    calls,
-    flat,
-    in_parts,
-    serial,
-    shared,
-    substitute,
-    variables,
-    vectorized,
-)
+from .matmul_loops import block, flat, in_parts, serial, shared, vectorized
 from .matmul_operands import BITS
 
 if TYPE_CHECKING:
@@ -32,18 +23,18 @@ def stage(made: "s_tir.SBlock", machine: Machine) -> "tirx.Stmt":
     *outer, last = axes
     lanes = machine.lanes(BITS.get(str(made.body.buffer.dtype), 32))
     even = isinstance(last.extent, tirx.IntImm) and last.extent.value % lanes == 0
-    fits = even and not calls(made.body)
+    fits = even and not calls_of(made.body)
     known = all(isinstance(axis.extent, tirx.IntImm) for axis in axes)
     loop = in_parts if known else serial  # TVM cuts no loops between open extents
 
     def inner(places: dict[Any, Any]) -> "tirx.Stmt":
         if not fits:
-            return loop(last.extent, lambda j: substitute(made.body, {**places, last.var: j}))
+            return loop(last.extent, lambda j: substituted(made.body, {**places, last.var: j}))
         return serial(
             last.extent // lanes,
             lambda j: vectorized(
                 tirx.const(lanes, dtype_of(last.extent)),
-                lambda lane: substitute(made.body, {**places, last.var: j * lanes + lane}),
+                lambda lane: substituted(made.body, {**places, last.var: j * lanes + lane}),
             ),
         )
 
@@ -76,7 +67,7 @@ def with_rows_of_b(product: Product) -> Product:
     """
     if not is_one(product.m.extent):
         return product
-    left, right = variables(product.a), variables(product.b)
+    left, right = variables_of(product.a), variables_of(product.b)
     lone = [axis for axis in product.batch if axis.var in right and axis.var not in left]
     if not lone:
         return product
@@ -95,7 +86,7 @@ def _copied(product: Product) -> "tuple[Product, list[tirx.Stmt]]":
     def inner(places: dict[Any, Any]) -> "tirx.Stmt":
         def at(k: Any) -> "tirx.Stmt":
             store = tirx.BufferStore(buffer, product.a, indices)
-            return substitute(store, {**places, product.k.var: k})
+            return substituted(store, {**places, product.k.var: k})
 
         return serial(product.k.extent, at)
 
@@ -111,25 +102,23 @@ def _even(index: Any, var: Any, extent: int | None) -> bool:
     analyzer = sym.Analyzer()
     if extent is not None:
         analyzer.bind(var, ir.Range(0, extent - 1))
-    step = analyzer.simplify(substitute(index, {var: var + 1}) - index)
-    return var not in variables(step)
+    step = analyzer.simplify(substituted(index, {var: var + 1}) - index)
+    return var not in variables_of(step)
 
 
 def _even_part(load: Any, k: Axis) -> int:
     """The longest part of k that a load moves evenly along, from multiples of it on; 0 if none."""
-    import tvm_ffi
     from tvm import tirx
 
     if not isinstance(k.extent, tirx.IntImm):
         return 0
     index, whole = flat(load), k.extent.value
-    found: set[int] = set()
-    kinds = (tirx.FloorDiv, tirx.FloorMod)
-    tvm_ffi.structural_walk(index, (kinds, lambda node: found.add(getattr(node.b, "value", 0))))
+    divided = nodes_of(index, (tirx.FloorDiv, tirx.FloorMod))
+    found = {getattr(node.b, "value", 0) for node in divided}
     number, rest = (tirx.Var(name, dtype_of(k.extent)) for name in ("part", "rest"))
     for size in sorted(found, reverse=True):
         if size > 1 and whole % size == 0:
-            moved = substitute(index, {k.var: number * size + rest})
+            moved = substituted(index, {k.var: number * size + rest})
             if _even(moved, rest, size):
                 return size
     return 0

@@ -4,16 +4,14 @@ An intermediate is a variable within the pass that makes it; it has memory, for 
 a later pass or another column reads it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from ..machine import Machine
-from .loops import load, local, store
+from .expressions import loads_of, substituted, with_loads
+from .loops import index, load, local, store
 from .row_plan import Pass, RowPlan, is_pointwise
-from .stages import Stage, loads_of, substituted, with_loads
-
-if TYPE_CHECKING:
-    pass
+from .stages import Stage
 
 Expr = Any
 Stmt = Any
@@ -58,10 +56,8 @@ class RowCode:
         return bool(self.plan.kept[stage.buffer]) and stage.buffer in self.escaping
 
     def lanes(self, part: Pass) -> int:
-        """Elements that a vector of this pass has, by the widest type in it."""
-        types = [stage.buffer.dtype for stage in part.stages]
-        types += [x.source.dtype for stage in part.stages for x in loads_of(stage.value)]
-        return self.machine.lanes(max([WORD, *(dtype.bits for dtype in map(_type, types))]))
+        """Elements that a vector of this pass has."""
+        return lanes_of(part, self.machine)
 
     def value(
         self, stage: Stage, bound: dict[Var, Expr], at: dict[Var, Expr], lane: Sequence[Expr] = ()
@@ -82,14 +78,12 @@ class RowCode:
         memory = self.buffers.get(source.source)
         if memory is None:
             return source
-        return taken(load(memory, self._kept(source, lane)), source.source)
+        return taken(load(memory, self._kept(source.source, source.indices, lane)), source.source)
 
-    def _kept(self, access: Any, lane: Sequence[Expr]) -> list[Expr]:
-        buffer = getattr(access, "source", None)
-        if buffer is None:
-            buffer = access.buffer
-        kept = [access.indices[axis] for axis in self.plan.kept[buffer]]
-        return [*kept, *lane] or _origin()
+    def _kept(self, buffer: Var, indices: Sequence[Expr], lane: Sequence[Expr]) -> list[Expr]:
+        """Where in an intermediate's memory an element of it is."""
+        kept = [indices[axis] for axis in self.plan.kept[buffer]]
+        return [*kept, *lane] or [index(0)]
 
     def named(self, stage: Stage, value: Expr, lane: Expr, width: int) -> tuple[Stmt, Expr]:
         """A statement that gives a value a name in this lane of a vector, and the name.
@@ -103,15 +97,25 @@ class RowCode:
         kept = store(memory, value.astype(dtype), [lane])
         return kept, taken(load(memory, [lane]), stage.buffer)
 
-    def writing(self, stage: Stage, value: Expr, at: dict[Var, Expr], lane: Sequence[Expr] = ()):
+    def writing(
+        self, stage: Stage, value: Expr, at: dict[Var, Expr], lane: Sequence[Expr] = ()
+    ) -> list[Stmt]:
         """The stores of a stage's value: none, or one."""
         memory = self.buffers.get(stage.buffer)
         if memory is not None:
-            place = [substituted(i, at) for i in self._kept(stage, lane)]
+            kept = self._kept(stage.buffer, stage.indices, lane)
+            place = [substituted(i, at) for i in kept]
             return [store(memory, value.astype(stored(stage.buffer)), place)]
         if stage.buffer in self.plan.kept:
             return []
         return [store(stage.buffer, value, [substituted(i, at) for i in stage.indices])]
+
+
+def lanes_of(part: Pass, machine: Machine) -> int:
+    """Elements that a vector of a pass has, by the widest type in it."""
+    types = [stage.buffer.dtype for stage in part.stages]
+    types += [x.source.dtype for stage in part.stages for x in loads_of(stage.value)]
+    return machine.lanes(max([WORD, *(dtype.bits for dtype in map(_type, types))]))
 
 
 def stored(buffer: Any) -> str:
@@ -126,12 +130,6 @@ def taken(value: Expr, buffer: Any) -> Expr:
 
     dtype = str(buffer.dtype)
     return tirx.NE(value, tirx.const(0, "int8")) if dtype == "bool" else value
-
-
-def _origin() -> list[Expr]:
-    from .loops import index
-
-    return [index(0)]
 
 
 def _type(dtype: Any) -> Any:
@@ -153,6 +151,3 @@ def _escaping(plan: RowPlan) -> set[Var]:
                 if made != place or (writer.loops and not is_pointwise(writer, stage, source)):
                     found.add(source.source)
     return found
-
-
-Make = Callable[[Expr], Stmt]

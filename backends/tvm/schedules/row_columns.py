@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..machine import Machine
-from .columns import covered, extent_of, flat, folded, merged
-from .loops import index, load, local, sequence, serial, store, vector
+from .columns import covered, flat, folded, merged
+from .expressions import number_of, simplified, substituted
+from .loops import allocate, index, load, local, sequence, serial, store, vector
 from .row_code import RowCode
 from .row_plan import Pass, RowPlan
 from .segments import segments
-from .stages import Loop, Stage, number_of, simplified, substituted
+from .stages import Loop, Stage
+from .tasks import extent_of, shared, unflattened
 
 Expr = Any
 Stmt = Any
@@ -159,6 +161,18 @@ class ColumnCode(RowCode):
 
         onto_first = [vector(width, onto(k * width)) for k in range(1, count)]
         return [*onto_first, *folded(sums, width, stage.combine)]  # type: ignore[arg-type]
+
+
+def over_rows(plan: RowPlan, machine: Machine, length: Expr) -> Stmt:
+    """Every row of a plan, over threads; a row has `length` elements."""
+    count = extent_of(plan.rows)
+
+    def share(start: Expr, stop: Expr) -> list[Stmt]:
+        code = ColumnCode(plan, machine)
+        loop = serial(start, stop, lambda i: code.row(unflattened(i, plan.rows)))
+        return [*allocate(code.memory), loop]
+
+    return shared(count, simplified(count * length), machine.threads, share)
 
 
 def neutral(stage: Stage) -> Expr:

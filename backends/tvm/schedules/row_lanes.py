@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..machine import Machine
+from .expressions import number_of, substituted
 from .loops import index, load, sequence, serial, vector
-from .row_code import RowCode
+from .row_code import RowCode, lanes_of
 from .row_plan import Pass, RowPlan
-from .stages import Loop, Stage, number_of, substituted
-from .tasks import product
+from .stages import Loop, Stage
+from .tasks import extent_of
 
 Expr = Any
 Stmt = Any
@@ -87,11 +88,11 @@ class LaneCode(RowCode):
 
 def block_width(plan: RowPlan, machine: Machine) -> int:
     """How many rows go together: whole vectors, fewer where that leaves threads without work."""
-    lanes = min(RowCode(plan, machine, (1,)).lanes(part) for part in plan.passes)
+    lanes = min(lanes_of(part, machine) for part in plan.passes)
     last = plan.rows[-1].size
     if last is None:
         return lanes * BLOCK
-    others = number_of(product([loop.extent for loop in plan.rows[:-1]])) or machine.threads
+    others = number_of(extent_of(plan.rows[:-1])) or machine.threads
     for width in (lanes * BLOCK, lanes * 2, lanes):
         if last >= width and others * (last // width) >= machine.threads:
             return width

@@ -15,17 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .stages import (
-    Loop,
-    Stage,
-    calls,
-    inlined,
-    loads_of,
-    same,
-    stages_of,
-    substituted,
-    uses,
-)
+from .expressions import calls, loads_of, same, substituted, uses
+from .stages import Loop, Stage, inlined, stages_of
 
 if TYPE_CHECKING:
     import tvm
@@ -189,6 +180,7 @@ def _within_row(writer: Stage, load: Any, rows: Sequence[Loop]) -> bool:
 
 
 def planned(stages: Sequence[Stage], rows: tuple[Loop, ...], outputs: set[Var]) -> RowPlan:
+    """Passes over stages that run by these rows: as few as their dependences allow."""
     levels = _levels(stages)
     groups: dict[tuple[int, tuple[Var, ...]], list[int]] = {}
     for position, stage in enumerate(stages):
@@ -198,12 +190,8 @@ def planned(stages: Sequence[Stage], rows: tuple[Loop, ...], outputs: set[Var]) 
     kept = {
         stage.buffer: _kept_axes(stage, rows) for stage in stages if stage.buffer not in outputs
     }
-    passes = [pass_over([stages[position] for position in groups[key]]) for key in ordered]
-    return RowPlan(rows, tuple(passes), kept)
-
-
-def pass_over(stages: Sequence[Stage]) -> Pass:
-    return Pass(stages[0].loops, tuple(stages))
+    together = [tuple(stages[position] for position in groups[key]) for key in ordered]
+    return RowPlan(rows, tuple(Pass(some[0].loops, some) for some in together), kept)
 
 
 def _levels(stages: Sequence[Stage]) -> list[int]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
 from .elementwise import written
+from .expressions import loads_of, number_of, simplified, uses
 from .loops import allocate, as_index, index, sequence, serial
-from .row_columns import ColumnCode
+from .row_columns import over_rows
 from .row_lanes import LaneCode, block_width
 from .row_plan import Pass, RowPlan, plan_of
-from .stages import Loop, Stage, loads_of, number_of, simplified, uses
-from .tasks import product, shared, unflattened
+from .stages import Loop, Stage
+from .tasks import extent_of, shared, unflattened
 
 if TYPE_CHECKING:
     import tvm
@@ -30,7 +31,8 @@ def rows(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.Schedule
     plan = plan_of(function)
     if plan is None or is_product(plan):
         return None
-    body = _by_lanes(plan, machine) if _lies_across(plan) else _by_columns(plan, machine)
+    across = _lies_across(plan)
+    body = _by_lanes(plan, machine) if across else over_rows(plan, machine, _longest(plan))
     made = [written(Pass(s.loops, (s,)), {s.buffer}, machine) for s in plan.before]
     memory = allocate([stage.buffer for stage in plan.before])
     return s_tir.Schedule(function.with_body(sequence([*memory, *made, body])))
@@ -92,8 +94,8 @@ def _by_lanes(plan: RowPlan, machine: Machine) -> Stmt:
     *outer, last = plan.rows
     extent = as_index(last.extent)
     blocks = simplified((extent + index(width - 1)) // index(width))
-    count = product([*(loop.extent for loop in outer), blocks])
     shape = (*outer, Loop(last.var, blocks))
+    count = extent_of(shape)
 
     def share(start: Expr, stop: Expr) -> list[Stmt]:
         code = LaneCode(plan, machine, width)
@@ -124,20 +126,9 @@ def _block(code: LaneCode, at: dict[Any, Expr], first: Expr, extent: Expr) -> St
     return tirx.IfThenElse(first + index(code.width) <= extent, whole, rest)
 
 
-def _by_columns(plan: RowPlan, machine: Machine) -> Stmt:
-    count = product([loop.extent for loop in plan.rows])
-
-    def share(start: Expr, stop: Expr) -> list[Stmt]:
-        code = ColumnCode(plan, machine)
-        loop = serial(start, stop, lambda i: code.row(unflattened(i, plan.rows)))
-        return [*allocate(code.memory), loop]
-
-    return shared(count, simplified(count * _longest(plan)), machine.threads, share)
-
-
 def _longest(plan: RowPlan) -> Expr:
     """Elements of a row, in the pass that has most; a symbolic pass counts as the longest."""
-    sizes = [product([loop.extent for loop in part.columns]) for part in plan.passes]
+    sizes = [extent_of(part.columns) for part in plan.passes]
     known = [number_of(size) for size in sizes]
     unknown = [size for size, value in zip(sizes, known, strict=True) if value is None]
     return unknown[0] if unknown else index(max(value for value in known if value is not None))

@@ -1,4 +1,4 @@
-"""What a rule is, and the questions that all of them ask of a kernel."""
+"""What a rule is, and the attributes of a kernel that is made for one."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -9,10 +9,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from .expressions import nodes_of, number_of, simplified, uses
 from .loops import index
 from .row_plan import Pass
-from .stages import Loop, number_of, simplified, uses
-from .tasks import product
+from .stages import Loop
+from .tasks import extent_of
 
 Expr = Any
 MOST = 8
@@ -21,7 +22,7 @@ MOST = 8
 
 def segments(part: Pass, inner: Sequence[Loop]) -> list[tuple[Expr, Expr, Pass]]:
     """Start and end of each piece of the merged columns `inner`, and the pass as it is there."""
-    extent = product([loop.extent for loop in inner])
+    extent = extent_of(inner)
     size = number_of(extent)
     cuts = _cuts(part, inner[-1], size) if len(inner) == 1 and size is not None else []
     if size is None or not cuts or len(cuts) >= MOST:
@@ -35,15 +36,11 @@ def segments(part: Pass, inner: Sequence[Loop]) -> list[tuple[Expr, Expr, Pass]]
 
 def _cuts(part: Pass, loop: Loop, size: int) -> list[int]:
     """Positions where some comparison of the loop's variable with a constant changes."""
-    import tvm_ffi
     from tvm import tirx
 
-    comparisons: list[Expr] = []
     kinds = (tirx.LT, tirx.LE, tirx.GT, tirx.GE)
-    for stage in part.stages:
-        tvm_ffi.structural_walk(stage.value, [(kinds, comparisons.append)])
-    found = {cut for each in comparisons for cut in _changes(each, loop, size)}
-    return sorted(found)
+    comparisons = [each for stage in part.stages for each in nodes_of(stage.value, kinds)]
+    return sorted({cut for each in comparisons for cut in _changes(each, loop, size)})
 
 
 def _changes(comparison: Expr, loop: Loop, size: int) -> list[int]:

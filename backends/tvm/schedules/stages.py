@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .expressions import loads_of, number_of, same, substituted, uses, with_loads
+
 if TYPE_CHECKING:
     import tvm
 
@@ -55,74 +57,6 @@ class Stage:
     @property
     def reduces(self) -> bool:
         return self.combine is not None
-
-
-def number_of(expression: Expr) -> int | None:
-    """The value of an integer constant, None for any other expression."""
-    value = getattr(expression, "value", expression)
-    return int(value) if isinstance(value, int) else None
-
-
-def same(a: Sequence[Expr], b: Sequence[Expr]) -> bool:
-    """Whether two lists of expressions are equal, variables by identity."""
-    import tvm_ffi
-
-    return len(a) == len(b) and all(
-        tvm_ffi.structural_equal(x, y) for x, y in zip(a, b, strict=True)
-    )
-
-
-def substituted(expression: Expr, values: dict[Var, Expr]) -> Expr:
-    """An expression with variables replaced."""
-    import tvm_ffi
-    from tvm import ir
-
-    return tvm_ffi.structural_map(expression, (ir.Var, lambda v: values.get(v, v)))
-
-
-def simplified(expression: Expr) -> Expr:
-    """An expression after arithmetic simplification."""
-    from tvm import sym
-
-    return sym.Analyzer().simplify(expression)
-
-
-def loads_of(expression: Expr) -> list[Expr]:
-    """Every load in an expression, those inside of indices included."""
-    import tvm_ffi
-    from tvm import ir
-
-    found: list[Expr] = []
-    tvm_ffi.structural_walk(expression, (ir.TensorLoad, found.append))
-    return found
-
-
-def uses(expression: Expr, var: Var) -> bool:
-    """Whether a variable occurs in an expression."""
-    import tvm_ffi
-    from tvm import ir
-
-    found: list[Var] = []
-    tvm_ffi.structural_walk(expression, (ir.Var, found.append))
-    return any(v.same_as(var) for v in found)
-
-
-def calls(expression: Expr, name: str) -> bool:
-    """Whether an operator of TVM's is called in an expression."""
-    import tvm_ffi
-    from tvm import ir
-
-    found: list[Expr] = []
-    tvm_ffi.structural_walk(expression, (ir.Call, found.append))
-    return any(isinstance(call.op, ir.Op) and call.op.name == name for call in found)
-
-
-def with_loads(expression: Expr, replacement: Callable[[Expr], Expr]) -> Expr:
-    """An expression with every load replaced by `replacement(load)`."""
-    import tvm_ffi
-    from tvm import ir
-
-    return tvm_ffi.structural_map(expression, (ir.TensorLoad, replacement))
 
 
 def stages_of(function: "tvm.tirx.PrimFunc", *, ones: bool = False) -> list[Stage] | None:

@@ -8,8 +8,9 @@ both forms and looks.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .expressions import number_of, simplified, substituted, variables_of
 from .loops import as_index, index, parallel, sequence
-from .stages import Loop, number_of, simplified, substituted
+from .stages import Loop
 
 SMALL = 8192
 """Elements that one thread handles in about the time that waking another takes."""
@@ -26,14 +27,15 @@ def product(extents: Sequence[Expr]) -> Expr:
     return simplified(result)
 
 
+def extent_of(loops: Sequence[Loop]) -> Expr:
+    """The number of iterations of several loops."""
+    return product([loop.extent for loop in loops])
+
+
 def unflattened(position: Expr, loops: Sequence[Loop]) -> dict[Any, Expr]:
     """Where each loop stands at one position of the flat iteration over all of them."""
-    found = {}
-    for loop in reversed(loops):
-        extent = as_index(loop.extent)
-        found[loop.var] = position % extent if loop is not loops[0] else position
-        position = position // extent
-    return found
+    places = unflattened_sizes(position, [loop.extent for loop in loops]) if loops else []
+    return {loop.var: place for loop, place in zip(loops, places, strict=True)}
 
 
 def unflattened_sizes(position: Expr, extents: Sequence[Expr | None]) -> list[Expr]:
@@ -69,12 +71,8 @@ def _least(work: Expr) -> int:
 
     A condition that never holds must not be written: TVM infers from it that an extent is 0.
     """
-    import tvm_ffi
-    from tvm import ir
-
-    found: list[Any] = []
-    tvm_ffi.structural_walk(work, (ir.Var, found.append))
-    return number_of(simplified(substituted(work, {var: index(1) for var in found}))) or 0
+    ones = {var: index(1) for var in variables_of(work)}
+    return number_of(simplified(substituted(work, ones))) or 0
 
 
 def _spread(count: Expr, threads: int, make: Callable[[Expr, Expr], Sequence[Stmt]]) -> Stmt:

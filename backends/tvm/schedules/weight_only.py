@@ -3,13 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from ..machine import Machine
-from .integer_kernel import scheduled
-from .stages import number_of
-from .vector_math import expand
-from .weight_only_finish import Finish
+from .expressions import number_of
+from .finish import written
+from .weight_only_finish import PanelFinish
 from .weight_only_match import product_of
 from .weight_only_row import LoneRow
-from .weight_only_rows import Rows, tile_for
+from .weight_only_rows import Rows, Tile, tile_for
 
 if TYPE_CHECKING:
     import tvm
@@ -27,7 +26,7 @@ def weight_only(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.S
     product = product_of(function)
     if product is None or product.form.lanes != machine.lanes():
         return None
-    finish = Finish(product)
+    finish = PanelFinish(product)
     lone = LoneRow(product, finish, machine.threads).statement(tirx.const(0, "int64"))
     rows = number_of(finish.rows)
     body: Any = lone if rows == 1 else None
@@ -35,9 +34,8 @@ def weight_only(function: "tvm.tirx.PrimFunc", machine: Machine) -> "tvm.s_tir.S
         panels = product.form.panels
         heights = [GUESS, FEW, 1] if rows is None else [rows]
         tiles = [tile_for(machine.registers, height, panels) for height in heights]
-        tiles = [type(t)(t.rows, tiles[0].panels) for t in tiles]
+        tiles = [Tile(tile.rows, tiles[0].panels) for tile in tiles]
         body = Rows(product, finish, machine.threads).statement(tiles)
         if rows is None:
             body = tirx.IfThenElse(finish.rows.equal(1), lone, body)
-    written = function.with_body(body)
-    return scheduled(expand(written) if finish.in_vectors else written)
+    return written(function, body)

@@ -1,8 +1,7 @@
 """Recognise a product with a weight in few bits, and what is done to its result.
 
-The kernel is one reduction and then stages over the same elements:
+The kernel is a reduction with stages (`product_stages`), and the reduction is
     sums[.., m, n] = Σ_k x[.., m, k] · W[k, n]
-    stage[.., m, n] = f(sums[.., m, n], earlier stages at [.., m, n], other buffers)
 where W[k, n] is exactly what `weight_only_format.element` says for the buffers that are read.
 """
 
@@ -10,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .integer_match import are_elementwise, is_own_place
-from .stages import Loop, Stage, loads_of, number_of, same, simplified, stages_of
-from .weight_only_format import WORD, Format, Operands, element
+from .expressions import loads_of, number_of, same, simplified
+from .product_stages import Staged, staged_of
+from .stages import Loop, Stage
+from .weight_only_format import ENTRIES, WORD, Format, Operands, element
 
 if TYPE_CHECKING:
     import tvm
@@ -26,31 +26,20 @@ class Product:
         x: float32 [.., M, K].
         weight: its buffers.
         form: its numbers.
-        sums: float32 [.., M, N].
-        stages: what is done to the sums, in order.
-        outputs: those of the sums and the stages' buffers that are parameters of the kernel.
+        staged: its sums, float32 [.., M, N], and what is done to them.
     """
 
     x: Any
     weight: Operands
     form: Format
-    sums: Any
-    stages: tuple[Stage, ...]
-    outputs: frozenset[Any]
+    staged: Staged
 
 
 def product_of(function: "tvm.tirx.PrimFunc") -> Product | None:
     """What a kernel computes, if it is such a product with elementwise stages."""
-    stages = stages_of(function)
-    if not stages or not are_elementwise(stages[0], stages[1:]):
-        return None
-    first, *rest = stages
-    found = _operands(first)
-    if found is None:
-        return None
-    parameters = set(function.params)
-    outputs = frozenset(stage.buffer for stage in stages) & parameters
-    return Product(*found, first.buffer, tuple(rest), outputs)
+    found = staged_of(function)
+    operands = None if found is None else _operands(found[0])
+    return None if found is None or operands is None else Product(*operands, found[1])
 
 
 def _operands(stage: Stage) -> tuple[Any, Operands, Format] | None:
@@ -58,9 +47,9 @@ def _operands(stage: Stage) -> tuple[Any, Operands, Format] | None:
     from tvm import ir, tirx
 
     reduced = [loop for loop in stage.loops if loop.reduces]
-    if stage.combine is not tirx.Add or (number_of(stage.init) != 0.0 and not _is_zero(stage.init)):
+    if stage.combine is not tirx.Add or not _is_zero(stage.init):
         return None
-    if len(reduced) != 1 or not isinstance(stage.value, tirx.Mul) or not is_own_place(stage):
+    if len(reduced) != 1 or not isinstance(stage.value, tirx.Mul):
         return None
     x, k = stage.value.a, reduced[0]
     is_whole = isinstance(x, ir.TensorLoad) and same(x.indices, [*stage.indices[:-1], k.var])
@@ -127,8 +116,6 @@ def _formats(weight: Operands, rows: int, columns: int) -> list[Format]:
 
 def _fits(form: Format, weight: Operands) -> bool:
     """Whether the buffers have the shapes of a format."""
-    from .weight_only_format import ENTRIES
-
     by_block = [form.panels, form.blocks, form.lanes]
     wanted: list[tuple[Any, Sequence[int]]] = [
         (weight.codes, [form.panels, form.words, form.lanes, WORD // 8]),

@@ -12,21 +12,20 @@
 
 The scale is applied to the sum of a block, not to each weight, so that a register of weights takes
 three instructions: mask, convert, multiply and add. Several sums keep the multiply-add unit busy,
-which takes some cycles from one of them to the next into the same register.
+which takes some cycles from one of them to the next into the same register. One panel at a time
+reads memory in one stream; on Zen 4 several abreast, which share a read of x, are no faster.
 """
 
 from typing import Any
 
-from .loops import allocate, index, local, parallel, sequence, serial, vector
-from .weight_only_finish import Finish
+from .loops import allocate, index, local, over_tasks, part_of, ramp, sequence, serial, vector
+from .weight_only_finish import PanelFinish
 from .weight_only_format import dtype_of
 from .weight_only_match import Product
-from .weight_only_vectors import Codes
+from .weight_only_vectors import Codes, floats_of
 
 CHAINS = 4
-"""Sums under way at a time: panels abreast, times registers that a block's sum is spread over."""
-ABREAST = 1
-"""Panels that share a read of x. On Zen 4 one is as fast as any, and reads memory in one stream."""
+"""Registers that a block's sum is spread over."""
 WRITTEN_OUT = 64
 """Registers of weights in a loop whose body is written out."""
 
@@ -34,15 +33,12 @@ WRITTEN_OUT = 64
 class LoneRow:
     """Writes the loops for one row; see the module docstring."""
 
-    def __init__(self, product: Product, finish: Finish, threads: int) -> None:
+    def __init__(self, product: Product, finish: PanelFinish, threads: int) -> None:
         self.product = product
         self.finish = finish
         self.form = product.form
         self.codes = Codes(product.form, product.weight.table)
-        self.abreast = min(ABREAST, self.form.panels)
-        self.spread = max(1, CHAINS // self.abreast)
-        self.groups = -(-self.form.panels // self.abreast)
-        self.tasks = min(threads, self.groups)
+        self.tasks = min(threads, self.form.panels)
 
     def statement(self, row: Any) -> Any:
         """The row as a statement; `row` is its number."""
@@ -51,14 +47,13 @@ class LoneRow:
             form = self.form
             raised = local([form.blocks * form.block], "float32", "raised")
             totals = local([form.blocks], "float32", "totals")
-            start = index(self.groups) * task // index(self.tasks)
-            stop = index(self.groups) * (task + index(1)) // index(self.tasks)
-            loop = serial(start, stop, lambda group: self._group(group, row, raised, totals))
+            bounds = part_of(index(form.panels), task, self.tasks)
+            loop = serial(*bounds, lambda panel: self._panel(panel, row, raised, totals))
             shifted = self.product.weight.shift is not None
             buffers = [raised, totals] if shifted else [raised]
             return sequence([*allocate(buffers), self._prepare(row, raised, totals), loop])
 
-        return share(index(0)) if self.tasks == 1 else parallel(index(self.tasks), share)
+        return over_tasks(self.tasks, share)
 
     def _prepare(self, row: Any, raised: Any, totals: Any) -> Any:
         """r and X, word by word; what fills up the last block is 0."""
@@ -102,44 +97,30 @@ class LoneRow:
             return value
         return tirx.if_then_else(k < self.form.rows, value, tirx.const(0, "float32"))
 
-    def _group(self, group: Any, row: Any, raised: Any, totals: Any) -> Any:
-        """Some panels; the last ones are moved back to end with the last of all."""
+    def _panel(self, at: Any, row: Any, raised: Any, totals: Any) -> Any:
+        """The results of one panel."""
         from tvm import tirx
 
-        panel, first = tirx.Var("panel", "int64"), group * self.abreast
-        if self.form.panels % self.abreast:
-            first = tirx.min(first, index(self.form.panels - self.abreast))
-        return sequence([tirx.Bind(panel, first), *self._panels(panel, row, raised, totals)])
-
-    def _panels(self, panel: Any, row: Any, raised: Any, totals: Any) -> list[Any]:
-        from tvm import tirx
-
-        form, panels = self.form, range(self.abreast)
-        total = [local([form.lanes], "float32", f"total{c}") for c in panels]
-        sums = [
-            [local([form.lanes], "float32", f"sum{c}_{n}") for n in range(self.spread)]
-            for c in panels
-        ]
-        flat = [part for parts in sums for part in parts]
+        form, panel = self.form, tirx.Var("panel", "int64")
+        total = local([form.lanes], "float32", "total")
+        sums = [local([form.lanes], "float32", f"sum{n}") for n in range(CHAINS)]
         zeros = tirx.Broadcast(tirx.const(0, "float32"), form.lanes)
 
         def block(b: Any) -> Any:
-            made = [tirx.BufferStore(part, zeros, [self._whole()]) for part in flat]
+            made = [self._stored(part, zeros) for part in sums]
             made.append(self._along(panel, b, raised, sums))
-            for c in panels:
-                value = self._load(sums[c][0])
-                for part in sums[c][1:]:
-                    value = value + self._load(part)
-                value = self._load(total[c]) + self._scaled(panel + c, b, value, totals)
-                made.append(tirx.BufferStore(total[c], value, [self._whole()]))
-            return sequence(made)
+            value = self._load(sums[0])
+            for part in sums[1:]:
+                value = value + self._load(part)
+            value = self._load(total) + self._scaled(panel, b, value, totals)
+            return sequence([*made, self._stored(total, value)])
 
-        begin = [tirx.BufferStore(part, zeros, [self._whole()]) for part in total]
         blocks = serial(index(0), index(form.blocks), block)
-        done = [self.finish.panel(row, panel + c, total[c], index(0)) for c in panels]
-        return [*allocate([*total, *flat]), *begin, blocks, *done]
+        begin, done = self._stored(total, zeros), self.finish.panel(row, panel, total, index(0))
+        buffers = allocate([total, *sums])
+        return sequence([tirx.Bind(panel, at), *buffers, begin, blocks, done])
 
-    def _along(self, panel: Any, b: Any, raised: Any, sums: list[list[Any]]) -> Any:
+    def _along(self, panel: Any, b: Any, raised: Any, sums: list[Any]) -> Any:
         """The sums of one block; a short one is written out."""
         form = self.form
 
@@ -147,19 +128,13 @@ class LoneRow:
             from tvm import tirx
 
             at = b * form.block_words + w
-            words = [tirx.Var("word", f"int32x{form.lanes}") for _ in sums]
-            codes = self.product.weight.codes
-            made = [
-                tirx.Bind(word, self.codes.word(codes, panel + c, at))
-                for c, word in enumerate(words)
-            ]
+            word = tirx.Var("word", f"int32x{form.lanes}")
+            made = [tirx.Bind(word, self.codes.word(self.product.weight.codes, panel, at))]
             for j in range(form.each):
                 x = tirx.BufferLoad(raised, [at * form.each + j])
-                for c, word in enumerate(words):
-                    part = sums[c][j % self.spread]
-                    weight = tirx.Broadcast(x, form.lanes) * self.codes.raised(word, j)
-                    value = self._load(part) + weight
-                    made.append(tirx.BufferStore(part, value, [self._whole()]))
+                part = sums[j % CHAINS]
+                weight = tirx.Broadcast(x, form.lanes) * self.codes.raised(word, j)
+                made.append(self._stored(part, self._load(part) + weight))
             return made
 
         if form.block <= WRITTEN_OUT:
@@ -171,22 +146,21 @@ class LoneRow:
         from tvm import tirx
 
         weight, lanes = self.product.weight, self.form.lanes
-        floats, place = f"float32x{lanes}", [panel, b, index(0)]
-        scale = weight.scale.vload(place, floats)
+        place = [panel, b, index(0)]
+        scale = floats_of(weight.scale, place, lanes)
         if weight.shift is None:
             return value * scale
         sum_x = tirx.Broadcast(tirx.BufferLoad(totals, [b]), lanes)
-        if dtype_of(weight.shift) == "int8":
-            zero = weight.shift.vload(place, f"int8x{lanes}").astype(f"int32x{lanes}")
-            return (value - zero.astype(floats) * sum_x) * scale
-        return value * scale + weight.shift.vload(place, floats) * sum_x
+        moved = floats_of(weight.shift, place, lanes) * sum_x
+        is_zero_point = dtype_of(weight.shift) == "int8"
+        return (value - moved) * scale if is_zero_point else value * scale + moved
 
-    def _load(self, buffer: Any) -> Any:
+    def _load(self, register: Any) -> Any:
         from tvm import tirx
 
-        return tirx.BufferLoad(buffer, [self._whole()])
+        return tirx.BufferLoad(register, [ramp(0, self.form.lanes)])
 
-    def _whole(self) -> Any:
+    def _stored(self, register: Any, value: Any) -> Any:
         from tvm import tirx
 
-        return tirx.Ramp(index(0), index(1), self.form.lanes)
+        return tirx.BufferStore(register, value, [ramp(0, self.form.lanes)])

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .loops import allocate, index, local, parallel, sequence, serial
-from .weight_only_finish import Finish
+from .loops import allocate, index, local, over_tasks, part_of, ramp, sequence, serial
+from .weight_only_finish import PanelFinish
 from .weight_only_format import dtype_of
 from .weight_only_match import Product
-from .weight_only_vectors import Codes
+from .weight_only_vectors import Codes, floats_of
 
 CHAIN = 8
 """Multiply-adds that have to be under way for the unit to be busy."""
@@ -41,10 +41,9 @@ class Tile:
 
 def tile_for(registers: int, rows: int, panels: int) -> Tile:
     """The tile that takes the fewest cycles for a product of this many rows."""
-    wide = min(panels, WIDEST)
     fitting = [
         Tile(r, c)
-        for c in range(1, min(panels, wide) + 1)
+        for c in range(1, min(panels, WIDEST) + 1)
         for r in range(1, min(rows, registers) + 1)
         if r * c + c + 2 <= registers
     ]
@@ -59,7 +58,7 @@ def tile_for(registers: int, rows: int, panels: int) -> Tile:
 class Rows:
     """Writes the loops for several rows; see the module docstring."""
 
-    def __init__(self, product: Product, finish: Finish, threads: int) -> None:
+    def __init__(self, product: Product, finish: PanelFinish, threads: int) -> None:
         self.product = product
         self.finish = finish
         self.form = product.form
@@ -76,12 +75,11 @@ class Rows:
             floats = local(
                 [self.form.blocks * self.form.block, panels * self.form.lanes], "float32", "floats"
             )
-            start = index(strips) * task // index(tasks)
-            stop = index(strips) * (task + index(1)) // index(tasks)
-            loop = serial(start, stop, lambda strip: self._strip(strip, floats, panels, tiles))
+            bounds = part_of(index(strips), task, tasks)
+            loop = serial(*bounds, lambda strip: self._strip(strip, floats, panels, tiles))
             return sequence([*allocate([floats]), loop])
 
-        return share(index(0)) if tasks == 1 else parallel(index(tasks), share)
+        return over_tasks(tasks, share)
 
     def _strip(self, strip: Any, floats: Any, panels: int, tiles: Sequence[Tile]) -> Any:
         from tvm import tirx
@@ -114,14 +112,12 @@ class Rows:
         weight, lanes = self.product.weight, self.form.lanes
         kind, place = f"float32x{lanes}", [panel, b, index(0)]
         scale, shift = tirx.Var("scale", kind), tirx.Var("shift", kind)
-        named = [tirx.Bind(scale, weight.scale.vload(place, kind))]
+        named = [tirx.Bind(scale, floats_of(weight.scale, place, lanes))]
         if weight.shift is None:
             return (lambda code: code * scale), named
+        named.append(tirx.Bind(shift, floats_of(weight.shift, place, lanes)))
         if dtype_of(weight.shift) == "int8":
-            zero = weight.shift.vload(place, f"int8x{lanes}").astype(f"int32x{lanes}")
-            named.append(tirx.Bind(shift, zero.astype(kind)))
             return (lambda code: (code - shift) * scale), named
-        named.append(tirx.Bind(shift, weight.shift.vload(place, kind)))
         return (lambda code: code * scale + shift), named
 
     def _word(self, panel: Any, step: Any, c: int, floats: Any, scaled: Any) -> list[Any]:
@@ -132,7 +128,7 @@ class Rows:
         made = [tirx.Bind(name, self.codes.word(self.product.weight.codes, panel, step))]
         for j in range(form.each):
             value = scaled[0](self.codes.exact(name, j))
-            place = [step * form.each + j, self._lanes(index(c * form.lanes))]
+            place = [step * form.each + j, ramp(c * form.lanes, form.lanes)]
             made.append(tirx.BufferStore(floats, value, place))
         return made
 
@@ -173,13 +169,13 @@ class Rows:
         places = [(r, c) for r in range(tile.rows) for c in range(tile.panels)]
 
         def at(r: int, c: int) -> Any:
-            return self._lanes(index((r * tile.panels + c) * lanes))
+            return ramp((r * tile.panels + c) * lanes, lanes)
 
         def step(k: Any) -> Any:
             stores = []
             for r, c in places:
                 x = tirx.BufferLoad(self.product.x, [*self.finish.at(row + r), k])
-                weight = tirx.BufferLoad(floats, [k, self._lanes(index(c * lanes))])
+                weight = tirx.BufferLoad(floats, [k, ramp(c * lanes, lanes)])
                 value = tirx.BufferLoad(sums, [at(r, c)]) + tirx.Broadcast(x, lanes) * weight
                 stores.append(tirx.BufferStore(sums, value, [at(r, c)]))
             return sequence(stores)
@@ -197,8 +193,3 @@ class Rows:
             ),
         )
         return [tirx.AllocBuffer(sums), *start, along, finish]
-
-    def _lanes(self, start: Any) -> Any:
-        from tvm import tirx
-
-        return tirx.Ramp(start, index(1), self.form.lanes)

@@ -14,7 +14,7 @@ of each lane, AVX2's three, so that there two of them and the fourth bit choose.
 from dataclasses import dataclass
 from typing import Any
 
-from .weight_only_format import ENTRIES, WORD, Format
+from .weight_only_format import ENTRIES, WORD, Format, dtype_of
 
 SIGN = -(1 << 24)
 """The top byte of a word."""
@@ -116,3 +116,11 @@ class Codes:
 
         signed = (number + (1 << 31)) % (1 << 32) - (1 << 31)
         return tirx.Broadcast(tirx.const(signed, "int32"), self.form.lanes)
+
+
+def floats_of(tensor: Any, place: list[Any], lanes: int) -> Any:
+    """A register of floats from a buffer of float32 or int8."""
+    kind = f"float32x{lanes}"
+    if dtype_of(tensor) == "int8":
+        return tensor.vload(place, f"int8x{lanes}").astype(f"int32x{lanes}").astype(kind)
+    return tensor.vload(place, kind)

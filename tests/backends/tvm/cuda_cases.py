@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -83,7 +84,7 @@ def emulated(name: str, orders: Sequence[int], *, barriers: bool = True) -> dict
     from passel.backends.tvm.cuda import build_cuda
 
     graph, module, inputs = prepared(name)
-    kept = keep_scheduled()
+    kept = keep_scheduled(pytest.MonkeyPatch())
     built = build_cuda(graph, "sm_90", check=False)
     if not barriers:
         built.source = built.source.replace("__syncthreads();", "")

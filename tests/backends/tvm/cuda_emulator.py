@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tvm
 import tvm_ffi
 
-from passel.backends.tvm import cuda_jit, cuda_pipeline
+from passel.backends.tvm import cuda_jit, cuda_launch, cuda_pipeline
 from passel.backends.tvm.cuda import CudaBuilt
-from passel.backends.tvm.cuda_launch import AXES, launches
+from passel.backends.tvm.cuda_launch import AXES, LAUNCHED
 from passel.backends.tvm.cuda_session import CudaSession
 from passel.backends.tvm.cuda_target import cuda_target
 from passel.backends.tvm.schedules import Scheduled
@@ -44,12 +45,13 @@ def emulate(built: CudaBuilt, scheduled: Scheduled, folder: Path) -> CudaSession
         for var, function in scheduled.module.functions_items()
         if isinstance(function, tvm.tirx.PrimFunc)
     }
-    axes = {one.kernel: one.axes for one in launches(functions, cuda_target(built.arch))}
+    lowered = cuda_launch.kernels(functions, cuda_target(built.arch))
+    axes = {name: [str(axis) for axis in f.attrs[LAUNCHED]] for name, f in lowered.items()}
     library = ctypes.CDLL(str(compiled(built.source, folder)))
     for name, types in kernels(built.source).items():
         function = kernel(getattr(library, f"emulate_{name}"), types, axes[name])
         tvm_ffi.register_global_func(name, function, override=True)
-    forget_device_code(built.executable.mod)
+    forget_device_code(built.model.library.mod)
     pretend_device(built.arch)
     return CudaSession(built)
 
@@ -117,8 +119,8 @@ def pretend_device(arch: str) -> None:
     cuda_jit.device_arch = lambda: arch
 
 
-def keep_scheduled() -> list[Scheduled]:
-    """A list that collects the schedule of each model that is compiled from now on."""
+def keep_scheduled(patch: pytest.MonkeyPatch) -> list[Scheduled]:
+    """A list that collects the schedule of each model that is compiled until `patch` is undone."""
     kept: list[Scheduled] = []
     schedule = cuda_pipeline.schedule_cuda
 
@@ -126,5 +128,5 @@ def keep_scheduled() -> list[Scheduled]:
         kept.append(schedule(*arguments))
         return kept[-1]
 
-    cuda_pipeline.schedule_cuda = keeping
+    patch.setattr(cuda_pipeline, "schedule_cuda", keeping)
     return kept

@@ -21,6 +21,10 @@ Arrays = list[np.ndarray]
 Run = Callable[[Sequence[np.ndarray]], Arrays]
 VIEWS = ("fx", "onnx")
 PREPARED = (FoldConstants(), Canonicalize())
+TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+CASES = [(view, torch.float32) for view in VIEWS] + [("fx", dtype) for dtype in TYPES[1:]]
+NAMES = [f"{view}-{str(dtype).removeprefix('torch.')}" for view, dtype in CASES]
+"""Both views of one type and one view of the others, and what these cases are called."""
 
 
 class Function(nn.Module):
@@ -64,12 +68,16 @@ def built(graph: Graph, machine: Machine) -> Run:
 
 def running(emitted: Emitted, machine: Machine) -> Run:
     """A module as a function on arrays."""
+    return called(compiled(fused(emitted.module, machine.target()), machine), emitted.constants)
+
+
+def called(executable: Any, arrays: Sequence[np.ndarray]) -> Run:
+    """What was compiled as a function on arrays; `arrays` are its constants."""
     import tvm
     from tvm import relax
 
-    executable = compiled(fused(emitted.module, machine), machine)
     main = relax.VirtualMachine(executable, tvm.cpu())["main"]
-    constants = [tvm.runtime.tensor(np.array(array)) for array in emitted.constants]
+    constants = [tvm.runtime.tensor(np.array(array)) for array in arrays]
 
     def run(arrays: Sequence[np.ndarray]) -> Arrays:
         return [x.numpy() for x in main(*map(tvm.runtime.tensor, arrays), constants)]
@@ -81,7 +89,7 @@ def kernels(emitted: Emitted, machine: Machine) -> list[str]:
     """Names of the kernels that a module comes to."""
     from tvm import tirx
 
-    functions = fused(emitted.module, machine).functions_items()
+    functions = fused(emitted.module, machine.target()).functions_items()
     return [var.name_hint for var, f in functions if isinstance(f, tirx.PrimFunc)]
 
 

@@ -53,12 +53,7 @@ def model(
     executable, scheduled = build(written, machine)
     arrays = list(constants)
     keep_aligned(arrays)
-    outputs = len(body_outputs(written))
+    outputs = len(written["main"].ret_ty.fields)
     return TvmModel(
         executable, arrays, machine, tuple(inputs), outputs, scheduled.rules, scheduled.serial
     )
-
-
-def body_outputs(written: Any) -> Sequence[Any]:
-    """The types of what `main` returns."""
-    return written["main"].ret_ty.fields

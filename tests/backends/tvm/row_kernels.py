@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from passel.backends.tvm.machine import Machine
+from passel.backends.tvm.machine import Machine, machine_of
 from passel.backends.tvm.pipeline import fused
 from passel.backends.tvm.schedules.rule import Rule
 from passel.backends.tvm.schedules.vector_math import expand
@@ -13,6 +13,17 @@ from passel.backends.tvm.schedules.vector_math import expand
 Shape = Sequence[int | str]
 Make = Callable[..., Any]
 """From variables to one Relax expression; `emit` binds what is inside of it."""
+Case = tuple[Make, tuple[Any, ...]]
+"""How to make a kernel, and of which shapes."""
+MACHINES = ("znver4", "haswell")
+PARALLEL, VECTOR = 1, 2
+"""Kinds of loops."""
+
+
+def op() -> Any:
+    from tvm import relax
+
+    return relax.op
 
 
 def kernel(make: Make, *shapes: Shape, dtypes: Sequence[str] = (), machine: Machine) -> Any:
@@ -30,7 +41,7 @@ def kernel(make: Make, *shapes: Shape, dtypes: Sequence[str] = (), machine: Mach
         with builder.dataflow():
             result = builder.emit_output(make(builder.emit, *variables))
         builder.emit_func_output(result)
-    found = fused(builder.finalize(), machine).functions_items()
+    found = fused(builder.finalize(), machine.target()).functions_items()
     (only,) = [f for _, f in found if isinstance(f, tirx.PrimFunc)]
     return only
 
@@ -46,7 +57,7 @@ def run(function: Any, arrays: Sequence[np.ndarray], machine: Machine) -> list[n
     """What a kernel writes: its buffers after a call, those of `arrays` unchanged and left out."""
     import tvm
 
-    target = tvm.target.Target(machine.target())
+    target = machine.target()
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     known = [tvm.runtime.tensor(array) for array in arrays]
     extents: dict[str, int] = {}
@@ -88,6 +99,15 @@ def difference(
             a, b = expected.astype(np.float64), got.astype(np.float64)
             worst = max(worst, float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)))
     return worst
+
+
+def case_difference(
+    rule: Rule, case: Case, mcpu: str, sizes: dict[str, int] | None = None
+) -> float:
+    """The same for a case, on two threads of a CPU."""
+    make, shapes = case
+    machine = machine_of(mcpu, 2)
+    return difference(rule, kernel(make, *shapes, machine=machine), machine, sizes)
 
 
 def kinds(function: Any) -> set[int]:

@@ -162,7 +162,7 @@ def test_nothing_is_transposed_in_memory(machine: Machine) -> None:
     module, inputs = CASES["many tiles"]
     emitted = emit(graph_of(module, inputs, "fx"), machine)
     calls: list[Any] = []
-    main = fused(emitted.module, machine)["main"]
+    main = fused(emitted.module, machine.target())["main"]
     tvm_ffi.structural_walk(main.body, (relax.Call, calls.append))
     names = [c.args[0].name_hint for c in calls if c.op.name == "relax.call_tir"]
     assert sorted(n.split("_")[0] for n in names) == ["attention", "fused", "fused"]

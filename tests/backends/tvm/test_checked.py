@@ -151,7 +151,7 @@ def products(machine: Any) -> tuple[Any, list[np.ndarray]]:
     weight = np.random.default_rng(0).standard_normal((24, 20), np.float32)
     one = InputSpec("x", "float32", (9, 24))
     written = module([one], [weight], lambda builder, x, w: [relax.op.matmul(x, w)])
-    return fused(written, machine), [weight]
+    return fused(written, machine.target()), [weight]
 
 
 def test_a_planted_schedule_is_replaced_by_the_plain_form(machine, monkeypatch, tmp_path):
@@ -181,7 +181,8 @@ def test_verdicts_are_kept_for_the_next_process(machine, tmp_path, monkeypatch):
     first = judge(pairs, machine, Verdicts(tmp_path))
     with (tmp_path / FILE).open("a") as file:
         file.write("half a li")
-    monkeypatch.setattr("passel.backends.tvm.checked._built", None)  # nothing may be compiled
+    # nothing may be compiled
+    monkeypatch.setattr("passel.backends.tvm.kernel_build._compiled", None)
     assert judge(pairs, machine, Verdicts(tmp_path)) == first
     assert len((tmp_path / FILE).read_text().splitlines()) == 3
 

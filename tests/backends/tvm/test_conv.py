@@ -1,7 +1,5 @@
 """Convolutions through the TVM backend against torch, and the arithmetic of their extents."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +13,7 @@ from passel.backends.tvm.machine import Machine, machine_of
 from passel.backends.tvm.pipeline import build
 from passel.graph import fx
 from passel.graph.ops import Conv
+from tests.backends.tvm.emission import called
 from tests.backends.tvm.product_kernels import MACHINES
 
 BOUND = 1e-5
@@ -51,15 +50,10 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 
 def error(module: nn.Module, x: torch.Tensor, target: Machine) -> tuple[float, list[str]]:
     """The largest difference to torch, and the rules that the kernels took."""
-    import tvm
-    from tvm import relax
-
     program = torch.export.export(module.eval(), (x,))
     emitted = emit(fx.lift(program), target)
     code, scheduled = build(emitted.module, target)
-    constants = [tvm.runtime.tensor(array) for array in emitted.constants]
-    run = relax.VirtualMachine(code, tvm.cpu())["main"]
-    found = run(tvm.runtime.tensor(x.numpy()), constants)[0].numpy()
+    (found,) = called(code, emitted.constants)([x.numpy()])
     assert not scheduled.serial
     return float(np.abs(found - module(x).detach().numpy()).max()), list(scheduled.rules.values())
 
@@ -72,10 +66,6 @@ def test_convolution(name: str, mcpu: str) -> None:
     wrong, rules = error(module, x, machine_of(mcpu, 2))
     assert wrong < BOUND
     assert rules == ["matmul"]
-
-
-def _op(**given: Any) -> Conv:
-    return Conv(**given)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -93,7 +83,7 @@ def test_extents_are_those_of_torch(
     x, weight = torch.zeros(1, 1, size), torch.zeros(1, 1, kernel)
     if size + sum(pads) >= (kernel - 1) * dilation + 1:
         found = geometry_of(
-            _op(stride=(stride,), padding=(pads,), dilation=(dilation,)), [size], [1, 1, kernel]
+            Conv(stride=(stride,), padding=(pads,), dilation=(dilation,)), [size], [1, 1, kernel]
         )
         wide = nn.functional.pad(x, pads)
         wanted = nn.functional.conv1d(wide, weight, stride=stride, dilation=dilation)
@@ -101,7 +91,7 @@ def test_extents_are_those_of_torch(
     extra = gap if gap < max(stride, dilation) else 0
     if (size - 1) * stride + (kernel - 1) * dilation + 1 + extra > 2 * pads[0]:
         found = geometry_of(
-            _op(
+            Conv(
                 stride=(stride,),
                 padding=((pads[0], pads[0]),),
                 dilation=(dilation,),
@@ -120,7 +110,7 @@ def test_extents_are_those_of_torch(
 def test_transposed_weight_is_turned_round() -> None:
     weight = np.arange(2 * 3 * 2).reshape(2, 3, 2).astype(np.float32)  # [C, O/groups, taps]
     geometry = geometry_of(
-        _op(transposed=True, groups=2, padding=((0, 0),)), [5], list(weight.shape)
+        Conv(transposed=True, groups=2, padding=((0, 0),)), [5], list(weight.shape)
     )
     assert (geometry.channels, geometry.out, geometry.groups) == (1, 3, 2)
     found = forward(weight, geometry)

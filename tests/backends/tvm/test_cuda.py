@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from passel.backends.tvm import cuda_nvcc, cuda_pipeline, cuda_rules
+from passel.backends.tvm import cuda_checked, cuda_nvcc, cuda_rules
 from passel.backends.tvm.cuda import CudaBuilt, build_cuda, load_cuda, save_cuda
 from passel.backends.tvm.cuda_checked import differences
 from passel.backends.tvm.cuda_jit import device_arch
@@ -22,6 +22,7 @@ from passel.errors import BackendUnavailable, InvalidInput, InvalidModel, Unsupp
 from passel.graph import fx
 from passel.graph import onnx as onnx_view
 from tests.backends.tvm.cuda_cases import CASES, prepared
+from tests.backends.tvm.cuda_emulator import keep_scheduled
 
 ARCHS = ("sm_80", "sm_90")
 needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="no nvcc on PATH or in CUDA_HOME")
@@ -37,16 +38,8 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def kept() -> Iterator[list[Scheduled]]:
     """The schedules of the models that this module compiles."""
-    found: list[Scheduled] = []
-    schedule = cuda_pipeline.schedule_cuda
-
-    def keeping(*arguments: Any) -> Scheduled:
-        found.append(schedule(*arguments))
-        return found[-1]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_pipeline, "schedule_cuda", keeping)
-        yield found
+        yield keep_scheduled(patch)
 
 
 @pytest.fixture(scope="module")
@@ -90,24 +83,33 @@ def test_schedules_agree_with_plain_kernels(kept: list[Scheduled], tmp_path: Pat
     assert differences(kept[0], tmp_path) == {}
 
 
+class Wrong:
+    """Schedules a kernel that doubles, whatever it is given."""
+
+    def apply(self, function: Any, target: Any, _: bool) -> Any:
+        from tvm import te
+        from tvm.s_tir.dlight import gpu
+
+        shape = [int(extent) for extent in function.params[0].shape]
+        x = te.placeholder(shape, "float32", name="x")
+        other = te.create_prim_func([x, te.compute(shape, lambda *i: x(*i) * 2, name="y")])
+        return gpu.Fallback().apply(other, target, _)
+
+
 def test_wrong_schedule_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Wrong:
-        """Schedules a kernel that doubles, whatever it is given."""
-
-        def apply(self, function: Any, target: Any, _: bool) -> Any:
-            from tvm import te
-            from tvm.s_tir.dlight import gpu
-
-            shape = [int(extent) for extent in function.params[0].shape]
-            x = te.placeholder(shape, "float32", name="x")
-            other = te.create_prim_func([x, te.compute(shape, lambda *i: x(*i) * 2, name="y")])
-            return gpu.Fallback().apply(other, target, _)
-
     monkeypatch.setenv("PASSEL_CACHE", str(tmp_path))
     monkeypatch.setattr(cuda_rules, "cuda_rules", lambda: [Wrong()])
     found = build_cuda(graph_of(torch.nn.ReLU(), torch.randn(3, 40)), "sm_80")
     assert list(found.model.rules.values()) == ["Fallback"]
     assert "computes something else" in found.model.notes[0]
+
+
+def test_no_schedule_is_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PASSEL_CACHE", str(tmp_path))
+    monkeypatch.setattr(cuda_rules, "cuda_rules", lambda: [Wrong()])
+    monkeypatch.setattr(cuda_checked, "fallback", Wrong)
+    with pytest.raises(UnsupportedModel, match="kernel 'maximum' is right: 120 of 120 elements"):
+        build_cuda(graph_of(torch.nn.ReLU(), torch.randn(3, 40)), "sm_80")
 
 
 def test_kernel_that_nothing_schedules_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +137,7 @@ def test_cuda_graph() -> None:
     graph = graph_of(model, torch.randn(4, 8))
     for wanted in (False, True):
         found = build_cuda(graph, "sm_80", cuda_graph=wanted, check=False)
-        assert ("cuda_graph.run_or_capture" in found.executable.as_text()) is wanted
+        assert ("cuda_graph.run_or_capture" in found.model.library.as_text()) is wanted
 
 
 @pytest.mark.parametrize(("arch", "said"), [("cuda", "such as 'sm_80'"), ("sm_50", "or newer")])
@@ -156,7 +158,7 @@ def test_wrong_architecture(arch: str, said: str) -> None:
     ],
 )
 def test_limits(extents: dict[str, int], shared: int, dynamic: int, said: str | None) -> None:
-    found = Launch("k", tuple(extents), extents, shared, dynamic).excess("sm_80")
+    found = Launch("k", extents, shared, dynamic).excess("sm_80")
     assert found is None if said is None else said in str(found)
 
 

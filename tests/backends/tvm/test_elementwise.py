@@ -8,17 +8,21 @@ import pytest
 
 from passel.backends.tvm.machine import machine_of
 from passel.backends.tvm.schedules.elementwise import elementwise
-from tests.backends.tvm.row_kernels import difference, drawn, kernel, kinds, run, scheduled
+from tests.backends.tvm.row_kernels import (
+    MACHINES,
+    PARALLEL,
+    VECTOR,
+    Case,
+    case_difference,
+    drawn,
+    kernel,
+    kinds,
+    op,
+    run,
+    scheduled,
+)
 
 BOUND = 1e-6
-MACHINES = ("znver4", "haswell")
-PARALLEL, VECTOR = 1, 2
-
-
-def op() -> Any:
-    from tvm import relax
-
-    return relax.op
 
 
 def number(value: float) -> Any:
@@ -35,7 +39,7 @@ def rotated(emit: Callable, x: Any, cosines: Any, sines: Any) -> Any:
     return op().add(emit(op().multiply(x, cosines)), turned)
 
 
-CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+CASES: dict[str, Case] = {
     "gelu": (lambda emit, x: op().nn.gelu(x), ((97, 131),)),
     "gelu by tanh": (lambda emit, x: op().nn.gelu_tanh(x), ((5, 16),)),
     "silu": (lambda emit, x: op().nn.silu(x), ((3, 41),)),
@@ -65,18 +69,14 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 @pytest.mark.parametrize("mcpu", MACHINES)
 @pytest.mark.parametrize("case", CASES)
 def test_like_the_kernel_as_it_was(case: str, mcpu: str) -> None:
-    make, shapes = CASES[case]
-    machine = machine_of(mcpu, 2)
-    function = kernel(make, *shapes, machine=machine)
-    assert difference(elementwise, function, machine) < BOUND
+    assert case_difference(elementwise, CASES[case], mcpu) < BOUND
 
 
 @pytest.mark.parametrize("size", [1, 15, 600])
 @pytest.mark.parametrize("second", [("n", 24), (24,)], ids=["flat", "by rows"])
 def test_symbolic_extents(second: Any, size: int) -> None:
-    machine = machine_of("znver4", 2)
-    function = kernel(lambda emit, x, y: op().add(x, y), ("n", 24), second, machine=machine)
-    assert difference(elementwise, function, machine, {"n": size}) == 0
+    case = (lambda emit, x, y: op().add(x, y), (("n", 24), second))
+    assert case_difference(elementwise, case, "znver4", {"n": size}) == 0
 
 
 def test_rows_by_index() -> None:

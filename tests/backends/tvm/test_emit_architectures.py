@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from passel import models
+from passel.execution import lift
 from passel.passes.registry import DEFAULT
 from tests.architectures import ARCHITECTURES
 from tests.backends.tvm.emission import VIEWS, arrays_of, assert_same, built, graph_of
 
-QUICK = {"llama"}
+QUICK = {"llama", "mod-vit"}
 BOUND = 3e-6
 
 
@@ -17,7 +18,7 @@ def marked(name):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", map(marked, ARCHITECTURES))
+@pytest.mark.parametrize("name", [marked(name) for name in ARCHITECTURES])
 def test_architectures(machine, name, view):
     torch.manual_seed(0)
     model, inputs = ARCHITECTURES[name].build()
@@ -57,9 +58,7 @@ MODELS = {"mod-vit": mod_vit, "unified-vit": unified_vit, "conv-net": conv_net, 
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(
-    "name", [n if n == "mod-vit" else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
-)
+@pytest.mark.parametrize("name", [marked(name) for name in MODELS])
 def test_models(machine, name, view):
     model, inputs = MODELS[name]()
     check(machine, model.eval(), inputs, view)
@@ -68,8 +67,6 @@ def test_models(machine, name, view):
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_routed_model_that_was_written_out_and_read_again(machine, view):
     """Rows by index are then ScatterND and GatherND in ONNX, scatter and index in ATen."""
-    from passel.execution import lift
-
     model, inputs = mod_vit()
     first = graph_of(model.eval(), inputs, view, passes=DEFAULT)
     graph = lift(first.binding.lower(first))

@@ -1,7 +1,5 @@
 """One build for many sizes, shape arithmetic that costs no kernel, and what is refused."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -32,25 +30,15 @@ TEXT = {0: ANY, 1: ANY}
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_decoder_at_any_batch_and_length(machine, view):
     config = models.GPTConfig(vocab=40, context=16, dim=24, depth=2, heads=2)
-    model = models.randomize(models.GPT(config)).eval()
-    program: Any = {0: ANY, 1: ANY}
+    model = models.randomize(models.GPT(config))
     inputs = models.gpt_inputs(config, batch=2, tokens=6)
-    graph = _graph(model, inputs, view, (program,))
+    graph = graph_of(
+        lambda self, ids: self.model(ids), inputs, view, (TEXT,), 23, DEFAULT, model=model
+    )
     run = built(graph, machine)
     for batch, tokens in ((2, 6), (1, 16), (5, 2)):
         arrays = arrays_of(*models.gpt_inputs(config, batch=batch, tokens=tokens, seed=batch))
         assert_same(graph.run(arrays), run(arrays), 1e-6)
-
-
-def _graph(model, inputs, view, dynamic, opset=23):
-    from passel.capture import export_program, to_onnx
-    from passel.execution import lift
-    from passel.passes.driver import run_passes
-
-    program = export_program(model, (tuple(inputs), {}), dynamic, "model")
-    graph = lift(program if view == "fx" else to_onnx(program, opset))
-    run_passes(graph, DEFAULT)
-    return graph
 
 
 @pytest.mark.slow
@@ -63,7 +51,7 @@ def test_architectures_at_any_size(machine, name, view):
     model, inputs = ARCHITECTURES[name].build()
     text = not inputs[0].is_floating_point()
     opset = 20 if name == "falcon" else 23  # torch.onnx cannot say its attention in 23
-    graph = _graph(model, inputs, view, ((TEXT if text else {0: ANY},),), opset)
+    graph = graph_of(model, inputs, view, (TEXT if text else {0: ANY},), opset, DEFAULT)
     run = built(graph, machine)
     for size in ((2, 6), (3, 9), (1, 4)):
         given = whole(*size, low=3, high=40) if text else noise(size[0], 3, 16, 16)

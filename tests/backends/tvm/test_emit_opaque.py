@@ -143,16 +143,11 @@ def test_onnx(machine, onnx_text):
     assert {op.kind for op in graph.ops} >= {"CumSum", "Tile", "Pad", "ArgMax", "Einsum", "OneHot"}
 
 
-def test_an_initializer_that_callers_may_override(machine):
-    import onnx
-    import onnx_ir as ir
-
-    from passel.graph import onnx as onnx_view
-
+def test_an_initializer_that_callers_may_override(machine, onnx_text):
     text = """
         <ir_version: 8, opset_import: ["" : 18]>
         g (float[2] x, float[2] w = {3.0, 4.0}) => (float[2] y) { y = Mul(x, w) }"""
-    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(text)))
+    graph, _ = onnx_text(text)
     (y,) = built(graph, machine)([np.array([1, 2], np.float32)])
     assert y.tolist() == [3, 8]
 

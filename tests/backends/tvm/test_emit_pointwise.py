@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.backends.tvm.emission import (
+    CASES,
+    NAMES,
     VIEWS,
     arrays_of,
     assert_same,
@@ -19,8 +21,6 @@ from tests.backends.tvm.emission import (
 
 BOUNDS = {torch.float32: 2e-7, torch.float64: 4e-16, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
 """A few units in the last place of results near 1, by type."""
-CASES = [(view, torch.float32) for view in VIEWS] + [("fx", dtype) for dtype in BOUNDS][1:]
-NAMES = [f"{view}-{str(dtype).removeprefix('torch.')}" for view, dtype in CASES]
 
 
 def odd(dtype):

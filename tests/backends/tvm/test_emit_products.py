@@ -10,6 +10,8 @@ from passel.backends.tvm.emit import emit
 from passel.graph.ops import Norm
 from passel.passes.registry import resolve
 from tests.backends.tvm.emission import (
+    CASES,
+    NAMES,
     PREPARED,
     VIEWS,
     arrays_of,
@@ -21,8 +23,6 @@ from tests.backends.tvm.emission import (
 )
 
 BOUNDS = {torch.float32: 2e-6, torch.float64: 1e-14, torch.float16: 3e-3, torch.bfloat16: 2e-2}
-CASES = [(view, torch.float32) for view in VIEWS] + [("fx", dtype) for dtype in BOUNDS][1:]
-NAMES = [f"{view}-{str(dtype).removeprefix('torch.')}" for view, dtype in CASES]
 
 
 def products(self, x, y):

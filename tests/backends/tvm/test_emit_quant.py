@@ -4,13 +4,10 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 
 from passel.backends.tvm.emit import emit
 from passel.graph import Graph, bits_of
-from passel.graph import onnx as onnx_view
 from passel.graph.ops import Cast, Dequantize, DynamicQuantize, Quantize
 from passel.graph.quant_numbers import dequantized, dynamically_quantized, quantized
 from tests.backends.tvm.emission import built, running
@@ -56,9 +53,8 @@ GRIDS = {
 }
 
 
-def both(grid: Grid, x: np.ndarray) -> tuple[Graph, list[np.ndarray]]:
-    """x quantized and dequantized on a grid: the graph, and what it must give."""
-    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(EMPTY)))
+def both(graph: Graph, grid: Grid, x: np.ndarray) -> list[np.ndarray]:
+    """Make the graph quantize and dequantize x on a grid; gives what it must give."""
     scale, zero = grid.scales(np.random.default_rng(1))
     constants = [graph.constant(a, "grid") for a in (scale, zero) if a is not None]
     where = {"axis": grid.axis, "block": grid.block}
@@ -71,7 +67,7 @@ def both(grid: Grid, x: np.ndarray) -> tuple[Graph, list[np.ndarray]]:
     )
     graph.outputs = [coded.output, made.output]
     codes = quantized(x, scale, zero, np.dtype(grid.codes), grid.axis, grid.block)
-    return graph, [
+    return [
         codes,
         dequantized(codes, scale, zero, np.dtype(grid.scale), grid.axis, grid.block),
     ]
@@ -86,9 +82,10 @@ def numbers() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_codes_and_back(machine, name):
+def test_codes_and_back(machine, onnx_text, name):
     x = numbers()
-    graph, (codes, y) = both(GRIDS[name], x)
+    graph, _ = onnx_text(EMPTY)
+    codes, y = both(graph, GRIDS[name], x)
     emitted = emit(graph, machine)
     found = running(emitted, machine)([x])
     narrow = bits_of(codes.dtype) < 8
@@ -99,8 +96,8 @@ def test_codes_and_back(machine, name):
     assert np.array_equal(found[1], y)
 
 
-def test_halves_go_to_even_codes(machine):
-    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(EMPTY)))
+def test_halves_go_to_even_codes(machine, onnx_text):
+    graph, _ = onnx_text(EMPTY)
     scale = graph.constant(np.float32(1.0).reshape(()), "scale")
     op = graph.add(Quantize(inputs=[graph.inputs[0], scale]), ((4, 6), np.dtype(np.int8)))
     graph.outputs = [op.output]
@@ -109,8 +106,8 @@ def test_halves_go_to_even_codes(machine):
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.uint2, np.int32])
-def test_stored_weights(machine, kind):
-    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(EMPTY)))
+def test_stored_weights(machine, onnx_text, kind):
+    graph, _ = onnx_text(EMPTY)
     rng = np.random.default_rng(2)
     bound = 2**30 if kind is np.int32 else 4
     codes = rng.integers(0, bound, (4, 6)).astype(np.int32).astype(kind)
@@ -124,8 +121,8 @@ def test_stored_weights(machine, kind):
 
 
 @pytest.mark.parametrize("x", [numbers(), np.abs(numbers()) + 1, np.zeros((4, 6), np.float32)])
-def test_scales_found_at_run_time(machine, x):
-    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(EMPTY)))
+def test_scales_found_at_run_time(machine, onnx_text, x):
+    graph, _ = onnx_text(EMPTY)
     results = [((4, 6), np.dtype(np.uint8)), ((), np.dtype(np.float32)), ((), np.dtype(np.uint8))]
     op = graph.add(DynamicQuantize(inputs=[graph.inputs[0]]), *results)
     graph.outputs = list(op.outputs)
@@ -135,17 +132,18 @@ def test_scales_found_at_run_time(machine, x):
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
-def test_float8(machine, kind):
+def test_float8(machine, onnx_text, kind):
     x = numbers()
-    graph, (codes, y) = both(Grid(kind, zero=False), x)
+    graph, _ = onnx_text(EMPTY)
+    codes, y = both(graph, Grid(kind, zero=False), x)
     found = built(graph, machine)([x])
     assert np.array_equal(found[0].view(np.uint8), codes.view(np.uint8))
     assert np.array_equal(found[1], y)
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
-def test_every_float8_is_written_and_read_as_it_is(machine, kind):
-    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(EMPTY)))
+def test_every_float8_is_written_and_read_as_it_is(machine, onnx_text, kind):
+    graph, _ = onnx_text(EMPTY)
     codes = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
     finite = codes[np.isfinite(codes)]
     x = np.concatenate([finite, finite * np.float32(1.03125), finite * np.float32(0.96875)])

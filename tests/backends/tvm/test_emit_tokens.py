@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from passel.graph import Graph, Op
-from passel.graph import onnx as onnx_view
 from passel.graph.ops import Put, Range, Sort, Take
 from passel.models.routing import gather_tokens, scatter_tokens
 from tests.backends.tvm.emission import (
@@ -92,30 +91,31 @@ IDENTITY = """
     }"""
 
 
-def alone(op: Op, text: str, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Graph:
-    """A graph of one op over the inputs of `text`."""
-    import onnx
-    import onnx_ir as ir
-
-    graph = onnx_view.lift(ir.from_proto(onnx.parser.parse_model(text)))
+def alone(op: Op, graph: Graph, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> Graph:
+    """A graph of one op over the inputs of another graph."""
     op.inputs = [graph.inputs[k] for k in range(len(shapes) - 1)]
     graph.add(op, (shapes[-1], np.dtype(dtype)))
     graph.outputs = [op.output]
     return graph
 
 
-def test_take_and_put_along_any_axes(machine):
+def test_take_and_put_along_any_axes(machine, onnx_text):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 2, 6, 5)).astype(np.float32)
     i = np.stack([rng.permutation(6)[:2] for _ in range(3)])
     u = rng.normal(size=(3, 2, 2, 5)).astype(np.float32)
     inputs = [x, i, u, np.array(0)]
-    graph = alone(Take(axis=2, batch=0), IDENTITY, (x.shape, i.shape, u.shape), np.float32)
+    graph = alone(
+        Take(axis=2, batch=0), onnx_text(IDENTITY)[0], (x.shape, i.shape, u.shape), np.float32
+    )
     (taken,) = built(graph, machine)(inputs)
     rows = np.arange(3)[:, None]
     assert np.array_equal(taken, x.transpose(0, 2, 1, 3)[rows, i].transpose(0, 2, 1, 3))
     graph = alone(
-        Put(axis=2, batch=0), IDENTITY, (*(a.shape for a in inputs[:3]), x.shape), x.dtype
+        Put(axis=2, batch=0),
+        onnx_text(IDENTITY)[0],
+        (*(a.shape for a in inputs[:3]), x.shape),
+        x.dtype,
     )
     (put,) = built(graph, machine)(inputs)
     expected = x.transpose(0, 2, 1, 3).copy()
@@ -123,13 +123,13 @@ def test_take_and_put_along_any_axes(machine):
     assert np.array_equal(put, expected.transpose(0, 2, 1, 3))
 
 
-def test_sort_and_range(machine):
+def test_sort_and_range(machine, onnx_text):
     x = noise(3, 2, 6, 5).numpy()
     x[0, 0, 0, 1] = np.nan
     inputs = [x, whole(3, 2).numpy(), noise(3, 2, 2, 5).numpy(), np.array(0)]
-    graph = alone(Sort(), IDENTITY, (x.shape, x.shape), x.dtype)
+    graph = alone(Sort(), onnx_text(IDENTITY)[0], (x.shape, x.shape), x.dtype)
     assert np.array_equal(built(graph, machine)(inputs)[0], np.sort(x, -1), equal_nan=True)
-    graph = alone(Range(start=3), IDENTITY, ((4,),), np.int64)
+    graph = alone(Range(start=3), onnx_text(IDENTITY)[0], ((4,),), np.int64)
     graph.set_input(graph.outputs[0].producer, 0, graph.constant(np.array(4)))
     assert built(graph, machine)(inputs)[0].tolist() == [3, 4, 5, 6]
 

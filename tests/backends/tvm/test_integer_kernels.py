@@ -11,6 +11,7 @@ from passel.backends.tvm.emit.integer_weights import packed
 from passel.backends.tvm.machine import Machine, machine_of
 from passel.backends.tvm.schedules.integer import integer_product
 from passel.backends.tvm.schedules.integer_tile import Tile, candidates, tile_for
+from passel.backends.tvm.tuned import form_of
 from passel.backends.tvm.vnni import dot_of
 
 RNG = np.random.default_rng
@@ -48,7 +49,7 @@ def operands(lead, depth, columns, seed=0):
 
 
 def run(schedule, machine, arrays, shape, dtype="int32"):
-    library = tvm.compile(schedule.mod, target=tvm.target.Target(machine.target()))
+    library = tvm.compile(tvm.IRModule({"main": form_of(schedule)}), target=machine.target())
     out = tvm.runtime.tensor(np.zeros(shape, dtype))
     library["main"](*[tvm.runtime.tensor(array) for array in arrays], out)
     return out.numpy()
@@ -81,7 +82,7 @@ def test_sums_are_exact(mcpu, lead, depth, columns):
 def test_one_instruction_multiplies_where_there_is_one(mcpu):
     machine = machine_of(mcpu, 2)
     schedule = integer_product(kernel((9,), 8, 64, machine), machine)
-    library = tvm.compile(schedule.mod, target=tvm.target.Target(machine.target()))
+    library = tvm.compile(schedule.mod, target=machine.target())
     assert "vpdpbusd" in library.mod.inspect_source("asm")
 
 
@@ -206,27 +207,3 @@ def test_197_rows_get_tiles_that_waste_few(machine):
     tile = tile_for(2, dot_of(wide), 197, 96, 96)
     assert -(-197 // tile.rows) * tile.rows <= 200
     assert tile.rows * tile.panels >= 16
-
-
-@pytest.mark.slow
-def test_the_corrected_tensor_intrinsic_is_exact():
-    """MetaSchedule's own is rejected by LLVM; importing what registers it takes 10 s and more."""
-    from tvm import s_tir
-
-    from passel.backends.tvm.vnni import TENSOR_INTRINSIC, correct_tensor_intrinsic
-
-    if not runs_here("znver4"):
-        pytest.skip("this CPU has no AVX-512 VNNI")
-    correct_tensor_intrinsic()
-    machine = machine_of("znver4", 1)
-    schedule = s_tir.Schedule(kernel((5,), 8, 32, machine))
-    block = schedule.get_sblock("byte_sums")
-    row, column, k = schedule.get_loops(block)
-    outer, lane = schedule.split(column, [None, 16])
-    step, group = schedule.split(k, [None, 4])
-    schedule.reorder(row, outer, step, lane, group)
-    schedule.decompose_reduction(block, step)
-    schedule.tensorize(lane, TENSOR_INTRINSIC)
-    a, w = operands((5,), 8, 32)
-    found = run(schedule, machine, [a, packed(w, 16)], (5, 32))
-    np.testing.assert_array_equal(found, a.astype(np.int32) @ w.astype(np.int32))

@@ -11,7 +11,7 @@ from tvm import relax
 
 from passel.backends.tvm.emit import emit
 from passel.backends.tvm.emit.integer import integer_linear
-from passel.backends.tvm.emit.integer_codes import per_row, per_tensor
+from passel.backends.tvm.emit.integer_codes import per_tensor
 from passel.backends.tvm.emit.integer_weights import packed
 from passel.backends.tvm.machine import machine_of
 from passel.backends.tvm.pipeline import build
@@ -29,9 +29,9 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def run(graph, inputs, machine, first=()):
+def run(graph, inputs, machine):
     """Results, and the rule that took each kernel."""
-    emitted = emit(graph, machine, first)
+    emitted = emit(graph, machine)
     executable, scheduled = build(emitted.module, machine, check=True)
     assert not scheduled.serial
     assert not scheduled.rejected
@@ -180,50 +180,6 @@ def test_codes_at_run_time_are_exact(machine, kind):
     found, _ = run(graph, [x], machine)
     for one, wanted in zip(found, expected(x), strict=True):
         np.testing.assert_array_equal(one, wanted)
-
-
-def per_row_reference(x, graph):
-    """The quantized MLP with a scale per row, in numpy and float64."""
-
-    def product(h, linear):
-        found = [expected(row) for row in h.astype(np.float32)]
-        h = np.stack([(codes - zero) * scale for codes, scale, zero in found])
-        op = linear.weight.producer
-        dense = op.x.array().astype(np.float64) * op.scale.array()[:, None]
-        return h @ dense.T + linear.bias.array()
-
-    up, down = graph.walk(o.Linear)
-    x = x.astype(np.float64)
-    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    h = normal * MLP.norm.weight.detach().numpy() + MLP.norm.bias.detach().numpy()
-    h = torch.nn.functional.gelu(torch.from_numpy(product(h, up))).numpy()
-    return x + product(h, down)
-
-
-def test_a_scale_per_row_where_asked_for(machine):
-    graph = quantized("int8-dynamic", "fx")
-    (found,), rules = run(graph, [X.numpy()], machine, [per_row(graph)])
-    assert len(of_rule(rules, "integer_product")) == 2
-    wanted = per_row_reference(X.numpy()[0], graph)
-    # A code on the edge between two may fall on either side: one step of one product at most.
-    np.testing.assert_allclose(found[0], wanted, atol=2e-3)
-    assert np.median(np.abs(found[0] - wanted)) < 1e-6
-    with torch.no_grad():
-        dense = MLP(X).numpy()
-    assert np.abs(found - dense).mean() < np.abs(graph.run([X.numpy()])[0] - dense).mean()
-
-
-def test_codes_that_something_else_reads_keep_the_scale_of_the_graph(machine):
-    graph = quantized("int8-dynamic", "fx")
-    pattern = per_row(graph)
-    first, second = graph.walk(o.DynamicQuantize)
-    assert pattern(first, machine) is not None
-    graph.outputs = [*graph.outputs, first.outputs[1]]
-    assert pattern(first, machine) is None
-    dequantize = second.output.readers[0]
-    relu = o.Elementwise(fn="relu", inputs=[dequantize.output])
-    graph.add(relu, (dequantize.output.shape, dequantize.output.dtype), after=dequantize)
-    assert pattern(second, machine) is None
 
 
 @settings(max_examples=50, deadline=None)

@@ -5,15 +5,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.backends.tvm.product_kernels import (
+    F32,
     MACHINES,
     dense,
     difference,
     machine,
     packed,
 )
-
-F32 = 2e-6
-"""Bound on a sum of float32 products in another order, relative to the largest result."""
 
 SHAPES = [
     (1, 1, 1),

@@ -12,18 +12,21 @@ from passel.backends.tvm.machine import Machine, machine_of
 from passel.backends.tvm.schedules.elementwise import elementwise
 from passel.backends.tvm.schedules.row_plan import plan_of
 from passel.backends.tvm.schedules.rows import rows
-from tests.backends.tvm.row_kernels import difference, kernel, kinds, run, scheduled
+from tests.backends.tvm.row_kernels import (
+    MACHINES,
+    PARALLEL,
+    Case,
+    case_difference,
+    difference,
+    kernel,
+    kinds,
+    op,
+    run,
+    scheduled,
+)
 
 BOUND = 3e-6
 """Relative to the largest result: sums in another order, and exp by another way."""
-PARALLEL = 1
-MACHINES = ("znver4", "haswell")
-
-
-def op() -> Any:
-    from tvm import relax
-
-    return relax.op
 
 
 def softmax(axis: int) -> Callable[..., Any]:
@@ -47,7 +50,7 @@ def either(function: Any, machine: Machine) -> Any:
     return rows(function, machine) or elementwise(function, machine)
 
 
-CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+CASES: dict[str, Case] = {
     "layer norm": (layer_norm, ((29, 384), (384,), (384,))),
     "layer norm of a prime width": (layer_norm, ((5, 383), (383,), (383,))),
     "layer norm of less than a vector": (layer_norm, ((7, 5), (5,), (5,))),
@@ -78,7 +81,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     ),
     "matrix by vector": (lambda emit, x, y: op().matmul(x, y), ((50, 67), (67,))),
 }
-DYNAMIC: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+DYNAMIC: dict[str, Case] = {
     "layer norm": (layer_norm, (("n", 384), (384,), (384,))),
     "softmax": (softmax(-1), ((3, "n", "n"),)),
     "scaled softmax": (scaled_softmax, ((2, "n", "n"), (1, "n"))),
@@ -90,19 +93,13 @@ DYNAMIC: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 @pytest.mark.parametrize("mcpu", MACHINES)
 @pytest.mark.parametrize("case", CASES)
 def test_like_the_kernel_as_it_was(case: str, mcpu: str) -> None:
-    make, shapes = CASES[case]
-    machine = machine_of(mcpu, 2)
-    function = kernel(make, *shapes, machine=machine)
-    assert difference(either, function, machine) < BOUND
+    assert case_difference(either, CASES[case], mcpu) < BOUND
 
 
 @pytest.mark.parametrize("size", [1, 15, 197])
 @pytest.mark.parametrize("case", DYNAMIC)
 def test_symbolic_extents(case: str, size: int) -> None:
-    make, shapes = DYNAMIC[case]
-    machine = machine_of("znver4", 2)
-    function = kernel(make, *shapes, machine=machine)
-    assert difference(either, function, machine, {"n": size}) < BOUND
+    assert case_difference(either, DYNAMIC[case], "znver4", {"n": size}) < BOUND
 
 
 @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

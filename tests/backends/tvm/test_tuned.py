@@ -38,7 +38,7 @@ def product(rows: Any = 32, twice: bool = False) -> Any:
 
 
 def kernel(machine: Any) -> Any:
-    (found,) = kernels_of(fused(product(), machine), machine)
+    (found,) = kernels_of(fused(product(), machine.target()), machine)
     return found
 
 
@@ -55,7 +55,7 @@ def test_decisions(choices, found):
 
 
 def test_kernels_are_counted_once_each(machine):
-    found = kernels_of(fused(product(twice=True), machine), machine)
+    found = kernels_of(fused(product(twice=True), machine.target()), machine)
     products = [one for one in found if "matmul" in one.name]
     assert sum(one.calls for one in products) == 2
     assert len({one.key for one in found}) == len(found)

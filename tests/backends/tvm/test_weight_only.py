@@ -131,7 +131,7 @@ def test_tables_are_looked_up(rows: int, bits: int, offset: bool, mcpu: str) -> 
     x = te.placeholder((rows, 64), name="x")
     tensors = {k: te.placeholder(a.shape, str(a.dtype), k) for k, a in arrays.items()}
     plain = te.create_prim_func([x, *tensors.values(), product(x, form, Operands(**tensors))])
-    code = tvm.compile(weight_only(plain, target).mod, target=tvm.target.Target(target.target()))
+    code = tvm.compile(weight_only(plain, target).mod, target=target.target())
     given = rng.normal(size=(rows, 64)).astype(np.float32)
     out = tvm.runtime.tensor(np.zeros((rows, 37), np.float32))
     code["main"](*map(tvm.runtime.tensor, (given, *arrays.values())), out)
@@ -150,6 +150,6 @@ def test_a_quantized_activation_is_multiplied_as_floats() -> None:
 def test_scheduled_kernels_agree_with_their_plain_form(tmp_path: Path) -> None:
     graph, _ = quantized(TOKENS, open_rows=True, scheme="w4")
     target = machine_of("haswell", 2)
-    scheduled = schedule(fused(emit(graph, target).module, target), target)
+    scheduled = schedule(fused(emit(graph, target).module, target.target()), target)
     found = checked(scheduled, target, tmp_path)
     assert (found.rejected, found.serial, len(found.plain)) == ({}, [], len(scheduled.plain))
