@@ -8,14 +8,15 @@ goes on where it was, and several processes may share one search.
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .backends.compiled import CompiledModel
 from .backends.onnxruntime import provider
 from .backends.target import Target
-from .backends.tuning.database import Database, Key
+from .backends.tuning.late import Late
 from .backends.tuning.live import shown
 from .backends.tuning.memory import tuned_plan
+from .backends.tuning.records import Key
 from .backends.tuning.standing import Limits, Progress
 from .errors import InvalidInput, PasselError
 from .passes import Quantize
@@ -23,6 +24,9 @@ from .passes.base import AnyPass, Exactness
 from .passes.registry import Request, resolve
 from .passes.report import Report
 from .tuner import Asked, Tuner
+
+if TYPE_CHECKING:
+    from .backends.tuning.database import Database
 
 __all__ = ["autotune", "tuned_plan"]
 
@@ -72,16 +76,17 @@ def autotune(
     """
     limits = Limits.of(budget, trials)
     asked = _asked(target, limits, objective, max_error, passes, threads, seed)
-    held = database if isinstance(database, Database) else Database.open(database)
-    tuner = Tuner(asked, held, Report(notes=list(held.notes)))
+    late = Late(database)
+    tuner = Tuner(asked, late, Report())
     tuner.take_in(model, example_inputs, dynamic_shapes)
     known = tuner.known()
     if known is not None and known.covers(asked.limits):
         try:
             return tuner.built(known, looked_up=True)
         except PasselError as error:
-            held.forget(tuner.key)
+            late.database.forget(tuner.key)
             tuner.report.notes.append(f"the stored plan does not work any more: {error}")
+    tuner.report.notes[:0] = late.database.notes
     with shown(progress) as told:
         found = tuner.search(told)
     return tuner.result(found)

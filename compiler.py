@@ -82,7 +82,7 @@ def compile(
         exclude: keeps passes off ops of this name, kind or module path ("re:" and an expression
             too); or a dict of such lists by pass name.
         threads: intra-op threads; 0 for all physical cores.
-        measure: choose between lowerings by measuring them, in about two seconds.
+        measure: choose between lowerings by measuring them for two seconds, once for equal graphs.
         rtol, atol: bound on max |Δ| as rtol·max |y| + atol, instead of the dtype's own.
         evaluate: called with the model and then with the result, both called like the model; gives
             a number, or a dict of numbers, for the report ("what does this cost in accuracy?").

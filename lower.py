@@ -7,10 +7,10 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from .backends.cache_folder import FILE, cache_folder
 from .backends.choices import SessionChoice
 from .backends.compiled import CompiledModel
 from .backends.eager import EagerSession
+from .backends.kept_forms import KeptForm
 from .backends.measure import interleaved, medians
 from .backends.onnxruntime import Session
 from .backends.product_times import time_products
@@ -102,8 +102,17 @@ def on_onnxruntime(job: Job, captured: Captured, asked: Lowering) -> CompiledMod
         batches = job.batches(captured, inputs) if asked.verify else []
     with stage(job.report, "lower"):
         check = job.checker(original, batches) if asked.verify else None
+        kept = None
+        if asked.measure:
+            kept = KeptForm(lift(lowered), inputs, asked.target, job.threads)
         selection = select(
-            lowered, inputs, asked.target.kind, choice, measure=asked.measure, check=check
+            lowered,
+            inputs,
+            asked.target.kind,
+            choice,
+            measure=asked.measure,
+            check=check,
+            kept=kept,
         )
     if asked.verify:
         job.accept(original, selection.errors, batches, "on the runtime")
@@ -129,8 +138,6 @@ def tuned(
     default = job.passes == list(DEFAULT) and not job.exclude
     if asked.backend != "auto" or not (asked.measure and default):
         return None
-    if not (cache_folder() / FILE).exists():
-        return None  # SQLAlchemy takes half a second to import
     from .backends.tuning.memory import tuned_plan
 
     with stage(job.report, "lookup"):
@@ -141,7 +148,13 @@ def tuned(
     kind, report = asked.target.kind, job.report
     try:
         return planned_model(
-            plan, captured, kind, onnx=original, verify=asked.verify, report=report
+            plan,
+            captured,
+            kind,
+            onnx=original,
+            verify=asked.verify,
+            report=report,
+            tried_before=True,
         )
     except PasselError as error:
         report.notes.append(f"the plan that autotune stored does not work any more: {error}")

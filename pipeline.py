@@ -42,7 +42,11 @@ Errors = list[OutputError]
 
 @dataclass
 class Job:
-    """What one call of the public functions was asked to do, and its report."""
+    """What one call of the public functions was asked to do, and its report.
+
+    Attributes:
+        seeds: of the random inputs that results are tried on besides the examples.
+    """
 
     passes: list[AnyPass]
     exclude: Exclude
@@ -53,6 +57,7 @@ class Job:
     threads: int = 0
     context: Context = field(default_factory=Context)
     tried: list[str] = field(default_factory=list)
+    seeds: Sequence[int] = SEEDS
 
     @classmethod
     def of(
@@ -105,9 +110,9 @@ class Job:
                 samples, self.tried = [list(inputs), *samples], ["examples", *self.tried]
             return [run(sample) for sample in samples]
         found, self.tried = [run(inputs)], ["examples"]
-        self.tried += [f"seed {seed}" for seed in SEEDS]
-        sizes = [None] * (len(SEEDS) - 1) + [other_sizes(captured.program, inputs)]
-        for seed, size in zip(SEEDS, sizes, strict=True):
+        self.tried += [f"seed {seed}" for seed in self.seeds]
+        for seed in self.seeds:
+            size = other_sizes(captured.program, inputs) if seed == self.seeds[-1] else None
             try:
                 found.append(run(random_like(inputs, seed, size)))
             except (InvalidInput, InvalidModel) as error:

@@ -164,6 +164,7 @@ def planned_model(
     verify: bool = True,
     max_error: float | None = None,
     report: Report | None = None,
+    tried_before: bool = False,
 ) -> CompiledModel:
     """Build a plan once more, verify it, and make it callable.
 
@@ -171,12 +172,15 @@ def planned_model(
         onnx: the captured program as ONNX, where it is at hand already.
         max_error: relative error that a lossy plan may have.
         report: what was done so far; the plan's own report takes over its stages and notes.
+        tried_before: the plan was verified when it was found, so the inputs alone will do now.
 
     Raises:
         PasselError: the plan does not work here; VerificationError when it is wrong.
     """
     job = job_of(plan, max_error=max_error, examples=arrays_of(captured.inputs or ()))
     job.report.model = captured.name
+    if tried_before:
+        job.seeds = ()
     if report is not None:
         job.report.stages, job.report.notes = dict(report.stages), list(report.notes)
     source = captured

@@ -15,11 +15,12 @@ from .backends.hardware import Hardware
 from .backends.target import Target
 from .backends.tuning.book import Book
 from .backends.tuning.child import Child, command
-from .backends.tuning.database import Database, Key
-from .backends.tuning.memory import Remembered, key_of, recalled, remember
+from .backends.tuning.late import Late
+from .backends.tuning.memory import Remembered, key_of, remember
 from .backends.tuning.plan import Plan
+from .backends.tuning.records import Key
 from .backends.tuning.search import Found, Search
-from .backends.tuning.space import SCHEMES, STATIC, Space, space_of
+from .backends.tuning.space import BY_ROW, SCHEMES, STATIC, Space, space_of
 from .backends.tuning.stable import Failed, Stable
 from .backends.tuning.standing import Limits, Progress
 from .backends.tuning.subject import Subject
@@ -58,7 +59,7 @@ class Tuner:
     """One call of `autotune`."""
 
     asked: Asked
-    database: Database
+    late: Late
     report: Report
     key: Key = field(init=False)
     captured: Captured = field(init=False)
@@ -97,7 +98,7 @@ class Tuner:
     def known(self) -> Remembered | None:
         """What the database holds for this call."""
         with stage(self.report, "lookup"):
-            return recalled(self.database, self.key)
+            return self.late.recalled(self.key)
 
     def search(self, progress: Progress) -> Found:
         """Search, with the model in a folder that the candidates read.
@@ -110,7 +111,7 @@ class Tuner:
             if lost := subject.write(Path(folder)):
                 self.report.notes.append(lost)
             space = self._space(subject)
-            storage = self.database.storage()
+            storage = self.late.database.storage()
             book = Book(storage, self.key.study, space, self.asked.seed)
             stable = Stable(
                 lambda own: Child(command("passel.candidate", folder), own), len(space.cores)
@@ -152,7 +153,10 @@ class Tuner:
         backends += ["tvm"] if asked.target.kind == "cpu" and problem() is None else []
         if not backends:
             raise UnsupportedModel("autotune: there is nothing that can run this model here")
-        schemes = (SCHEMES + (STATIC if subject.real else ())) if asked.max_error else ()
+        schemes: tuple[str, ...] = ()
+        if asked.max_error:
+            by_row = (BY_ROW,) if "tvm" in backends else ()
+            schemes = SCHEMES + by_row + (STATIC if subject.real else ())
         with stage(self.report, "space"):
             return space_of(
                 lift(self.onnx or self.captured.program),
@@ -172,11 +176,12 @@ class Tuner:
             PasselError: not even the baseline does.
         """
         self.report.notes += found.notes
-        kept = remember(self.database, self.key, found, self.captured.name)
+        database = self.late.database
+        kept = remember(database, self.key, found, self.captured.name)
         try:
             return self.built(kept, found=found)
         except PasselError as error:
-            self.database.forget(self.key)
+            database.forget(self.key)
             self.report.notes.append(f"the best plan is not taken: {error}")
         plan = Plan(threads=self.asked.threads)
         record = replace(kept.record, plan=plan.to_json(), cost=kept.record.baseline)
@@ -193,6 +198,7 @@ class Tuner:
             onnx=self.onnx,
             max_error=self.asked.max_error,
             report=self.report,
+            tried_before=looked_up,
         )
         tell(model.report, known, found, looked_up=looked_up)
         return model

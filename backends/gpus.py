@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 
 NVIDIA_SMI = "nvidia-smi"
 QUERY = "--query-gpu=name,compute_cap,memory.total"
@@ -55,9 +56,14 @@ def _by_torch() -> tuple[Gpu, ...]:
 
 
 def _by_driver() -> tuple[Gpu, ...]:
-    if shutil.which(NVIDIA_SMI) is None:
-        return ()
-    command = [NVIDIA_SMI, QUERY, "--format=csv,noheader,nounits"]
+    program = shutil.which(NVIDIA_SMI)
+    return () if program is None else _listed(program)
+
+
+@cache
+def _listed(program: str) -> tuple[Gpu, ...]:
+    """What nvidia-smi lists; it may take a second, and devices do not change."""
+    command = [program, QUERY, "--format=csv,noheader,nounits"]
     try:
         text = subprocess.check_output(
             command, text=True, timeout=PATIENCE, stderr=subprocess.DEVNULL

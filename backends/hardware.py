@@ -92,12 +92,13 @@ def installed() -> tuple[tuple[str, str], ...]:
     """Name and version of each runtime that is installed; none is imported."""
     found = []
     for name, packages in RUNTIMES.items():
-        numbers = [number for package in packages if (number := _version(package))]
+        numbers = [number for package in packages if (number := version_of(package))]
         found += [(name, numbers[0])] if numbers else []
     return tuple(found)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of a package that is installed."""
     try:
         return version(package)
     except PackageNotFoundError:

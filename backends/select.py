@@ -18,6 +18,7 @@ from ..passes.report import OutputError
 from ..verify import Runner, first_violation
 from .choices import Choice, SessionChoice
 from .integer_products import integer_products, readable
+from .kept_forms import KeptForm
 from .measure import interleaved, medians
 from .onnxruntime import Session
 from .ort_forms import fused
@@ -80,21 +81,39 @@ def select(
     *,
     measure: bool,
     check: Check | None,
+    kept: KeptForm | None = None,
 ) -> Selection:
     """The fastest correct candidate on this machine.
+
+    Args:
+        lowered: the graph after the passes.
+        inputs: what is timed.
+        target, session_choice: how it is to run.
+        measure: time the candidates; else the favourite is taken.
+        check: compares a candidate with the original.
+        kept: what was fastest before, which then is not measured again, and where to keep it.
 
     Raises:
         UnsupportedModel: ONNX Runtime can load none of them.
     """
+    search = _Search(lowered, inputs, target, session_choice, check)
+    known = None if kept is None else kept.name
+    if known in FORM.options:
+        search.consider(known)
+        if search.best is not None:
+            search.outcomes[known] = "the fastest when they were measured before"
+            return Selection(search.best, search.outcomes, search.best.errors)
     heavy = weight_bytes(lowered) > MEASURE_BYTES
     names = FORM.options if measure and not heavy else FORM.options[:1]
-    search = _Search(lowered, inputs, target, session_choice, check)
     for name in names:
-        search.consider(name)
+        if name != known:
+            search.consider(name)
     if search.best is None and FORM.options[-1] not in names:
         search.consider(FORM.options[-1])
     if search.best is None and not search.wrong:
         raise UnsupportedModel(search.refusal)
+    if kept is not None and search.best is not None:
+        kept.keep(search.best.name)
     errors = search.best.errors if search.best is not None else search.wrong
     return Selection(search.best, search.outcomes, errors)
 

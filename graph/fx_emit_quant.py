@@ -53,6 +53,8 @@ def _quantize(op: Quantize, e: "Emitter") -> Any:
     bounds = code_range(op.output.dtype, op)
     x = _narrowed(op.x, e)
     assert op.output.dtype is not None
+    if _is_by_row(op, bounds[2]):
+        return e.call(lib.quantize_per_token.default, x, *_row_grid(op, e), *bounds)
     if not is_integer(op.output.dtype) or (op.axis is not None and not _by_channel(op, bounds[2])):
         return _quantized_plainly(op, x, bounds, e)
     if op.axis is None:
@@ -71,6 +73,9 @@ def _dequantize(op: Dequantize, e: "Emitter") -> Any:
     named = {} if wanted == torch.float32 else {"out_dtype": wanted}
     if op.axis is None:
         return _per_tensor(op, lib.dequantize_per_tensor, codes, bounds, e, **named)
+    if _is_by_row(op, bounds[2]):
+        target = lib.dequantize_per_token.default
+        return e.call(target, codes, *_row_grid(op, e), *bounds, wanted)
     if not _by_channel(op, bounds[2]):
         return _dequantized_plainly(op, codes, wanted, e)
     if op.block:
@@ -108,6 +113,22 @@ def _zero_points(op: Quantizer, e: "Emitter", *, turn: bool = False) -> Any:
         return _turned(value, held, e) if turn else held
     array = value.array().astype(np.int64)
     return e.constant(np.ascontiguousarray(array.T) if turn else array, "zero_points")
+
+
+def _is_by_row(op: Quantizer, carrier: torch.dtype) -> bool:
+    """Whether each row has a scale, found at run time: what torch calls a token."""
+    shape = op.x.shape
+    if not shape or op.axis != len(shape) - 1 or op.block != shape[-1]:
+        return False
+    return carrier in BY_CHANNEL and op.scale.constant is None
+
+
+def _row_grid(op: Quantizer, e: "Emitter") -> tuple[Any, Any]:
+    """Scales and zero points, which torch's operators by token want both."""
+    zero_points = _zero_points(op, e)
+    if zero_points is None:
+        zero_points = e.call(aten.zeros_like.default, e.arg(1), dtype=torch.int64)
+    return e.arg(1), zero_points
 
 
 def _by_channel(op: Quantizer, carrier: torch.dtype) -> bool:

@@ -58,6 +58,26 @@ def _dequantize(call: Call, *, many: bool, block: bool = False) -> Op | None:
     return Dequantize(inputs=[codes, *found], axis=axis, block=size)
 
 
+def _by_row(call: Call, *, codes: bool) -> Op | None:
+    """A scale for each index of all axes but the last: a block is a row."""
+    x, dtype, scale = call.tensor("input"), code_type(call), call.tensor("scales")
+    if x is None or scale is None or dtype is None or not x.shape:
+        return None
+    width = x.shape[-1]
+    if not isinstance(width, int) or scale.shape != (*x.shape[:-1], 1):
+        return None
+    found = _zero_point(call, call["zero_points"], dtype)
+    if found is None or (codes and x.value.dtype != dtype):
+        return None
+    inputs: list[Any] = [x, scale, *found]
+    if codes:
+        return Dequantize(inputs=inputs, axis=x.rank - 1, block=width)
+    if not x.value.is_float:
+        return None
+    call.dtype = dtype
+    return Quantize(inputs=inputs, axis=x.rank - 1, block=width)
+
+
 def _axis(call: Call, x: Operand) -> tuple[int | None, int]:
     if "group_size" in call.args:
         return x.rank - 1, call["group_size"]
@@ -172,6 +192,10 @@ def _both(name: str, *, many: bool, block: bool = False) -> dict[str, Rule]:
     }
 
 
+BY_ROW: dict[str, Rule] = {
+    "quantize_per_token.default": partial(_by_row, codes=False),
+    "dequantize_per_token.default": partial(_by_row, codes=True),
+}
 QUANTIZED: dict[str, Rule] = {
     f"{LIBRARY}.{name}": rule
     for name, rule in {
@@ -179,6 +203,7 @@ QUANTIZED: dict[str, Rule] = {
         **_both("per_tensor.tensor", many=False),
         **_both("per_channel.default", many=True),
         **_both("per_channel_group.default", many=True, block=True),
+        **BY_ROW,
         "choose_qparams.tensor": _choose,
     }.items()
 }

@@ -52,8 +52,8 @@ class Quantize(Pass[Site]):
     """Quantize a model; see the module docstring.
 
     Attributes:
-        scheme: "int8-dynamic", "int8", "int8-mixed", "w8", "w4", "w4a8", "fp8", "fp8-e5m2",
-            "w4-fp", "w2", "ternary", "binary", "partial-binary"; or "W8A8", "W4A16", ...
+        scheme: "int8-dynamic", "int8-per-token", "int8", "int8-mixed", "w8", "w4", "w4a8", "fp8",
+            "fp8-e5m2", "w4-fp", "w2", "ternary", "binary", "partial-binary"; or "W8A8", ...
         weights: how weights are rounded, names joined by "+": first any of awq, smooth, hadamard,
             then what chooses scales (rtn, mse, ...), codes (gptq, adaround, flexround) and
             corrections (lorc); "" for the scheme's own.

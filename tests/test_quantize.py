@@ -29,7 +29,7 @@ class Mlp(nn.Module):
 
 MODEL = Mlp().eval()
 LEAST = {
-    **dict.fromkeys(("int8", "int8-dynamic", "int8-mixed", "w8"), 33.0),
+    **dict.fromkeys(("int8", "int8-dynamic", "int8-per-token", "int8-mixed", "w8"), 33.0),
     **{"w4": 18.0, "w4a8": 18.0, "fp8": 22.0, "fp8-e5m2": 16.0, "w4-fp": 12.0},
     **{"w2": 4.0, "ternary": 4.0, "binary": 2.0, "partial-binary": 3.0},
 }

@@ -17,8 +17,11 @@ from tests.conftest import relative_error
 from tests.passes.test_quantize import DATA, Net, X, arrays, seeded
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("w2", "ternary", "fp8")]
-SCHEMES = ["int8-dynamic", "int8", "w4", *SLOW]
-BOUNDS = {"int8-dynamic": 0.03, "int8": 0.03, "w4": 0.3, "w2": 1.0, "ternary": 1.0, "fp8": 0.2}
+SCHEMES = ["int8-dynamic", "int8-per-token", "int8", "w4", *SLOW]
+BOUNDS = {
+    **dict.fromkeys(("int8-dynamic", "int8-per-token", "int8"), 0.03),
+    **{"w4": 0.3, "w2": 1.0, "ternary": 1.0, "fp8": 0.2},
+}
 
 
 def asked(scheme, **more):

@@ -17,8 +17,8 @@ Scheme = Annotated[
     typer.Option(
         "--scheme",
         "-s",
-        help="int8, int8-dynamic, int8-mixed, w8, w4, w4a8, fp8, fp8-e5m2, w4-fp, w2, ternary, "
-        "binary, partial-binary; or W8A8, W4A16, …",
+        help="int8, int8-dynamic, int8-per-token, int8-mixed, w8, w4, w4a8, fp8, fp8-e5m2, w4-fp, "
+        "w2, ternary, binary, partial-binary; or W8A8, W4A16, …",
         rich_help_panel=SCHEME,
     ),
 ]

@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,14 +13,18 @@ from ...errors import PasselError
 from ...graph import Graph
 from ...passes.base import AnyPass
 from ...passes.registry import DEFAULT
+from ..cache_folder import FILE, cache_folder
 from ..hardware import Hardware, fingerprint
 from ..target import Target
-from .database import Database, Key, Record
+from .glimpse import glimpse
 from .graph_key import graph_key
-from .place import Place
 from .plan import SEARCH, Plan
+from .records import Key, Record
 from .search import Found
 from .standing import Limits
+
+if TYPE_CHECKING:
+    from .database import Database
 
 
 def key_of(
@@ -75,20 +80,33 @@ class Remembered:
         return limits.seconds is not None and self.search.get("seconds", 0.0) >= limits.seconds
 
 
-def recalled(database: Database, key: Key) -> Remembered | None:
+def recalled(database: "Database", key: Key) -> Remembered | None:
     """The plan of a key; one that cannot be read any more is forgotten."""
     record = database.best(key)
     if record is None:
         return None
+    found = _understood(record)
+    if found is None:
+        database.forget(key)
+    return found
+
+
+def glimpsed(file: Path, key: Key) -> Remembered | None:
+    """The plan of a key in a SQLite file, if it can be read without more ado."""
+    record = glimpse(file, key)
+    return None if record is None else _understood(record)
+
+
+def _understood(record: Record) -> Remembered | None:
+    """The record with its plan, None where that is of no use any more."""
     try:
         plan = Plan.from_json(record.plan)
     except PasselError:
-        database.forget(key)
         return None
     return Remembered(plan, record, json.loads(record.plan).get(SEARCH, {}))
 
 
-def remember(database: Database, key: Key, found: Found, model: str) -> Remembered:
+def remember(database: "Database", key: Key, found: Found, model: str) -> Remembered:
     """Keep what a search found, unless a better plan is there; how far it went counts either way.
 
     Returns what is remembered then.
@@ -143,11 +161,10 @@ def tuned_plan(
     is as good as none.
     """
     try:
-        place = Place.of(None)
-        if place.file is None or not place.file.exists():
+        file = cache_folder() / FILE
+        if not file.exists():
             return None
-        key = key_of(graph, inputs, Target.of(target), threads=threads)
-        found = recalled(Database(place), key)
+        found = glimpsed(file, key_of(graph, inputs, Target.of(target), threads=threads))
     except PasselError:
         return None
     return None if found is None else found.plan

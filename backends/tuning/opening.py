@@ -6,21 +6,15 @@ A SQLite file that is damaged, or older than any migration, is set aside and a n
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import sqlalchemy as sa
 
 from . import schema
 from .connection import Corrupt, engine_of, explained, pragma, transact, unwritable
+from .header import is_sqlite
 from .place import Place
 from .set_aside import set_aside
 from .turns import turn
-
-HEADER = b"SQLite format 3\0"
-_held: dict[tuple[int, int], int] = {}
-"""Open descriptors of the files that this process has looked into, by device and inode. They are
-never closed: that would drop every lock that the process has on the file, those of SQLite included.
-"""
 
 
 def opened(place: Place) -> tuple[sa.Engine, list[str]]:
@@ -61,24 +55,8 @@ def is_ready(engine: sa.Engine, place: Place) -> bool:
 
 def check_header(place: Place) -> None:
     """Raise `Corrupt` if a file is none of SQLite's, before SQLite deletes the log beside it."""
-    if place.file is None or not place.file.is_file():
-        return
-    head = _beginning(place.file)
-    if head and head != HEADER:
+    if place.file is not None and not is_sqlite(place.file):
         raise Corrupt(f"database {place} is damaged: it does not begin as SQLite's files do")
-
-
-def _beginning(file: Path) -> bytes:
-    """As many bytes as a header has."""
-    if os.name != "posix":  # whose locks are the descriptor's own; an open file cannot be renamed
-        with file.open("rb") as stream:
-            return stream.read(len(HEADER))
-    found = file.stat()
-    key = found.st_dev, found.st_ino
-    if key not in _held:
-        _held[key] = os.open(file, os.O_RDONLY)
-    os.lseek(_held[key], 0, os.SEEK_SET)
-    return os.read(_held[key], len(HEADER))
 
 
 def _state(connection: sa.Connection, where: str) -> int | None:

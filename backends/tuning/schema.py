@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from ... import __version__
 from ...errors import InvalidInput
+from .glimpse import SCHEMA
 
-SCHEMA = 1
 NAME_LENGTH = 255
 """Of a model's name; the rest of a longer one is cut off."""
 

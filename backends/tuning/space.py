@@ -29,6 +29,8 @@ SCHEMES = (
     "quantize(scheme='w4')",
 )
 """What a bound on the error allows to try."""
+BY_ROW = "quantize(scheme='int8-per-token')"
+"""The same, for a runtime with kernels for it: TVM."""
 STATIC = ("quantize(scheme='int8')", "quantize(scheme='int8-mixed')")
 """The same, where there are real inputs to take ranges from."""
 
@@ -130,7 +132,9 @@ class Space:
         found += [{**usual, "form": form} for form in FORM.options[1:]]
         found += [{**usual, "backend": name} for name in self.backends[1:]]
         found += [{**usual, "backend": n, "kernels": ON} for n in self.backends if self._tunes(n)]
-        found += [{**usual, "scheme": scheme} for scheme in self.schemes]
+        for name in (self.backends[0], *(n for n in self.backends[1:] if n == "tvm")):
+            schemes = [one for one in self.schemes if one != BY_ROW or name == "tvm"]
+            found += [{**usual, "backend": name, "scheme": scheme} for scheme in schemes]
         found += [{**usual, "threads": count} for count in self._threads[1:]]
         found += [{**usual, "spinning": False}, {**usual, "passes": OFF, "level": "extended"}]
         for name, options in self.variants.items():

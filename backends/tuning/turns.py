@@ -3,14 +3,12 @@
 Locks of the operating system and of PostgreSQL, which go when their holder is killed.
 """
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import sqlalchemy as sa
 
+from ..file_turn import file_turn
 from .place import Place
 
 ADVISORY = 0x70617373656C
@@ -29,25 +27,3 @@ def turn(engine: sa.Engine, place: Place) -> Iterator[None]:
             yield  # closing the connection gives the lock back
     else:
         yield
-
-
-@contextmanager
-def file_turn(file: Path) -> Iterator[None]:
-    """The same for a file, by an empty one beside it, which stays."""
-    descriptor = os.open(file.with_name(f"{file.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        _lock(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

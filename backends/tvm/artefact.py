@@ -1,31 +1,24 @@
 """A compiled model on disk: code, weights and a description, each a file beside the others.
 
-`<stem>.tvm` describes it (JSON), `<stem>.safetensors` holds the weights. The code is a shared
-library, `<stem>.so`, where there is a C compiler to link it. Else it is LLVM's text, `<stem>.ll`,
-and the VM's program, `<stem>.vm`: loading then makes machine code anew, without scheduling or
-tuning. A damaged library would end the process that loads it, so the description has its hash.
+`<stem>.tvm` describes it (JSON), `<stem>.safetensors` holds the weights, and `code.py` says which
+files hold the code.
 """
 
-import hashlib
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...errors import InvalidInput, InvalidModel
+from ...errors import InvalidModel
 from ..explain import InputSpec
 from .available import TVM, require
+from .code import Code, files_of, library_at, present, read_files, write_files
 from .machine import Machine
 from .model import TvmModel
 from .weights_file import map_weights, write_weights
 
-if TYPE_CHECKING:
-    import tvm
-
 SUFFIX = ".tvm"
 FORMAT = 1
-LIBRARY, LLVM, PROGRAM = ".so", ".ll", ".vm"
 
 
 def save_model(model: TvmModel, path: Path) -> None:
@@ -35,10 +28,11 @@ def save_model(model: TvmModel, path: Path) -> None:
         InvalidInput: the code cannot be written out.
         OSError: the disk is full, or the like.
     """
-    code = model.code if model.code is not None else code_of(model.library)
-    for suffix, content in code.items():
-        _fresh(path.with_suffix(suffix)).write_bytes(content)
-    write_weights(model.constants, _fresh(path.with_suffix(".safetensors")))
+    files = files_of(model.code.library) if model.code.files is None else model.code.files
+    weights = path.with_suffix(".safetensors")
+    weights.unlink(missing_ok=True)  # a running model may map the old one
+    hashes = write_files(files, path)
+    write_weights(model.constants, weights)
     described = {
         "format": FORMAT,
         "tvm": TVM,
@@ -48,29 +42,10 @@ def save_model(model: TvmModel, path: Path) -> None:
         "rules": model.rules,
         "serial": model.serial,
         "notes": model.notes,
-        "code": {suffix: _hash(content) for suffix, content in code.items()},
+        "code": hashes,
         "constants": len(model.constants),
     }
     path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-
-
-def code_of(library: Any) -> dict[str, bytes]:
-    """The compiled code as the contents of files, by suffix."""
-    from tvm.support.cc import get_cc
-
-    with tempfile.TemporaryDirectory(prefix="passel-") as folder:
-        base = Path(folder) / "code"
-        try:
-            if get_cc() is not None:
-                library.export_library(str(base.with_suffix(LIBRARY)))
-            else:
-                library.mod.write_to_file(str(base.with_suffix(PROGRAM)), "relax.VMExecutable")
-                library.mod.imports[0].write_to_file(str(base.with_suffix(LLVM)), "ll")
-        except RuntimeError as error:
-            raise InvalidInput(
-                f"save: the C compiler {get_cc()!r} cannot link the model: {error}"
-            ) from error
-        return {path.suffix: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def load_model(path: Path) -> TvmModel:
@@ -84,21 +59,19 @@ def load_model(path: Path) -> TvmModel:
     try:
         machine = Machine(**described["machine"])
         require(machine.threads)
-        code = {suffix: _content(path, suffix, one) for suffix, one in described["code"].items()}
+        files = read_files(path, described["code"])
         inputs = [InputSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in described["inputs"]]
         constants = map_weights(present(path.with_suffix(".safetensors")))
         if len(constants) != described["constants"]:
             raise InvalidModel(f"load: {str(path.with_suffix('.safetensors'))!r} is incomplete")
+        library, rules = library_at(path, files), dict(described["rules"])
         return TvmModel(
-            library=_loaded(path, code),
+            code=Code(library, rules, list(described["serial"]), notes=[], files=files),
             constants=constants,
             machine=machine,
             inputs=tuple(inputs),
             outputs=int(described["outputs"]),
-            rules=dict(described["rules"]),
-            serial=list(described["serial"]),
             notes=list(described["notes"]),
-            code=code,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InvalidModel(f"load: {str(path)!r} is damaged: {error!r}") from error
@@ -123,46 +96,3 @@ def description(path: Path) -> dict[str, Any]:
             f"uses {TVM}, which may not run it: compile the model again"
         )
     return described
-
-
-def _content(path: Path, suffix: str, expected: str) -> bytes:
-    if suffix not in (LIBRARY, LLVM, PROGRAM):
-        raise ValueError(f"unknown kind of code {suffix!r}")
-    content = present(path.with_suffix(suffix)).read_bytes()
-    if _hash(content) != expected:
-        raise InvalidModel(f"load: {str(path.with_suffix(suffix))!r} is damaged")
-    return content
-
-
-def present(path: Path) -> Path:
-    """The path of a file that has to be there.
-
-    Raises:
-        InvalidModel: it is not.
-    """
-    if not path.is_file():
-        raise InvalidModel(f"load: {str(path)!r} is missing: the saved model is not complete")
-    return path
-
-
-def _loaded(path: Path, code: dict[str, bytes]) -> "tvm.runtime.Module":
-    import tvm
-    import tvm_ffi
-
-    if LIBRARY in code:
-        return tvm.runtime.load_module(str(path.with_suffix(LIBRARY).resolve()))
-    read = tvm_ffi.get_global_func
-    program = read("ffi.Module.load_from_file.relax.VMExecutable")(str(path.with_suffix(PROGRAM)))
-    kernels = read("ffi.Module.load_from_file.ll")(str(path.with_suffix(LLVM)), "ll")
-    program.import_module(kernels)
-    return program
-
-
-def _fresh(path: Path) -> Path:
-    """The path, with nothing there: a file that a running model maps must not change."""
-    path.unlink(missing_ok=True)
-    return path
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -11,6 +11,11 @@ TVM = "0.27.0.post1"
 FFI_FROM = (0, 1, 14)
 FFI_BEFORE = (0, 1, 15)
 """From here on, and with this TVM, MetaSchedule's TuneContext crashes the process."""
+SPINS = 2000
+"""How often an idle worker looks for work before it sleeps, about a millisecond. TVM's own 300000
+keep it busy for seconds where others want its processor: ONNX Runtime in other processes then took
+three times as long, which made any comparison with it unfair.
+"""
 INSTALL = 'pip install "passel[tvm]"'
 INSTALL_FFI = 'pip install "apache-tvm-ffi>=0.1.14,<0.1.15"'
 
@@ -20,7 +25,7 @@ def require(threads: int = 0) -> None:
 
     TVM makes its pool when the first kernel runs, and left alone with half of the cores. It is made
     as large as the machine allows here; sessions then use a part of it (`session.use_threads`).
-    TVM_NUM_THREADS, where the user has set it, has the last word.
+    TVM_NUM_THREADS and TVM_THREAD_POOL_SPIN_COUNT, where the user has set them, have the last word.
 
     Raises:
         BackendUnavailable: TVM is missing, installed in versions that do not work together, or
@@ -31,6 +36,7 @@ def require(threads: int = 0) -> None:
         raise BackendUnavailable(found)
     if "tvm" not in sys.modules:
         os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, usable_cores())))
+        os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPINS))
     try:
         importlib.import_module("tvm")
     except (ImportError, OSError, RuntimeError) as error:

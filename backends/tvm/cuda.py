@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidModel
 from ...graph import Graph
-from .artefact import description, load_model, present, save_model
+from .artefact import description, load_model, save_model
+from .code import Code, present
 from .cuda_nvcc import cubin, find_nvcc, remember
 from .cuda_target import cuda_machine, cuda_target
 from .model import TvmModel, model_of
@@ -79,9 +80,9 @@ def build_cuda(
     install_compiler()
     stub_intrinsics()  # of which the rule for float16 products imports those for CUDA
     emitted = emit(graph, machine)
-    built = build_for_cuda(emitted.module, target, cuda_graph=cuda_graph, check=check)
-    model = model_of(graph, machine, emitted, built, _notes(built[1]))
-    return CudaBuilt(model, source_of(built[0].mod))
+    built, scheduled = build_for_cuda(emitted.module, target, cuda_graph=cuda_graph, check=check)
+    code = Code(built, scheduled.rules, scheduled.serial, _notes(scheduled))
+    return CudaBuilt(model_of(graph, machine, emitted, code), source_of(built.mod))
 
 
 def _notes(scheduled: "Scheduled") -> list[str]:

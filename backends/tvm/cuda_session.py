@@ -44,7 +44,7 @@ class CudaSession:
         self._constants = tvm_ffi.convert(
             [tvm.runtime.tensor(array, self._device) for array in built.model.constants]
         )
-        self._main = main_of(built.model.library, [self._device, tvm.cpu()])
+        self._main = main_of(built.model.code.library, [self._device, tvm.cpu()])
 
     def run_arrays(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run on numpy arrays in input order.

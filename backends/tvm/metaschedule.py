@@ -24,7 +24,7 @@ from .metaschedule_tasks import Bench, search_traces
 from .pipeline import fused
 from .plain_form import operations
 from .stubs import end_workers
-from .tuned import Tuned, Winner, form_of, replayed, scheduled_by
+from .tuned import Tuned, Winner, form_of, replayed, scheduled_by, structural_key
 from .verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -76,20 +76,48 @@ def tune(
         module: a Relax module as `emit` makes it.
         machine: this machine, or the one behind `runner`.
         work_dir: where to keep and find results, one folder for each kind of machine.
-        seconds: budget, compilation included; a step that has begun is finished.
+        seconds: budget, compilation included; a step that has begun is finished. What earlier calls
+            took of it for this module counts, where neither they nor this one are bound by trials.
         trials: bound on measurements of MetaSchedule in this call; 0 for none at all.
         progress: told after each kernel and each round of measurements.
         runner: what measures for MetaSchedule (`rpc.remote_runner`), by default this machine; its
             processes are ended with the call.
         seed: of MetaSchedule's search.
     """
-    deadline = time.monotonic() + seconds
+    tuned, key = Tuned.load(work_dir), structural_key(module)
+    share = seconds - (tuned.spent.get(key, 0.0) if trials is None else 0.0)
+    deadline = time.monotonic() + share
     search = Search(machine, Verdicts(work_dir), lambda: deadline - time.monotonic())
-    tuned = Tuned.load(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        if share > 0:
+            _tune(module, tuned, search, _Asked(work_dir, share, trials, progress, runner, seed))
+            if trials is None:
+                tuned.spent[key] = seconds
+            tuned.save(work_dir)
+    finally:
+        if runner is not None:
+            end_workers(runner)
+    return tuned
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is left of a call of `tune`; see there."""
+
+    work_dir: Path
+    seconds: float
+    trials: int | None
+    progress: Progress | None
+    runner: Any
+    seed: int
+
+
+def _tune(module: "tvm.IRModule", tuned: Tuned, search: Search, asked: _Asked) -> None:
+    machine, runner = search.machine, asked.runner
     kernels = kernels_of(fused(module, machine.target()), machine)
     weights = _weights(kernels, machine, here=runner is None)
-    told = progress or (lambda step: None)
+    told = asked.progress or (lambda step: None)
 
     def tell(kernel: Kernel) -> None:
         winner, own = tuned.winners.get(kernel.key), weights[kernel.key] / kernel.calls
@@ -97,18 +125,12 @@ def tune(
         told(Step(kernel.name, now, before, tuned.trials, search.left()))
 
     if runner is None:  # a remote machine measures for MetaSchedule only
-        _tune_decisions(kernels, weights, tuned, search, seconds * OWN_SHARE, tell)
-        tuned.save(work_dir)
-    try:
-        if trials != 0 and search.left() > 0:
-            bench = Bench(machine, work_dir, search.left, trials, runner, seed)
-            traces = search_traces(kernels, weights, tuned, bench, tell)
-            _take_traces(kernels, traces, tuned, search, runner)
-            tuned.save(work_dir)
-    finally:
-        if runner is not None:
-            end_workers(runner)
-    return tuned
+        _tune_decisions(kernels, weights, tuned, search, asked.seconds * OWN_SHARE, tell)
+        tuned.save(asked.work_dir)
+    if asked.trials != 0 and search.left() > 0:
+        bench = Bench(machine, asked.work_dir, search.left, asked.trials, runner, asked.seed)
+        traces = search_traces(kernels, weights, tuned, bench, tell)
+        _take_traces(kernels, traces, tuned, search, runner)
 
 
 def _weights(kernels: list[Kernel], machine: Machine, *, here: bool) -> dict[str, float]:

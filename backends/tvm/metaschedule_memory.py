@@ -5,11 +5,12 @@ measurement is kept by the hash of the scheduled module; a schedule that is met 
 built nor run. The clock is kept here too, for MetaSchedule has none.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .kept_lines import KeptLines
+from ..kept_lines import KeptLines
 from .metaschedule_builder import LATE, BuildPool
 from .tuned import structural_key
 
@@ -86,8 +87,26 @@ def remembering(memory: Memory, runner: Any, pool: BuildPool) -> tuple[Any, Any]
     return Builder(), Runner()
 
 
-def _known(runner_input: Any) -> bool:
-    return str(runner_input.artifact_path).startswith(KNOWN)
+def removing() -> Any:
+    """A callback that deletes what was built once it was measured; TVM's own trips over `KNOWN`."""
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir import meta_schedule as ms
+
+    @derived_object
+    class Removing(ms.measure_callback.PyMeasureCallback):
+        def apply(
+            self, scheduler: Any, task: int, candidates: Any, builds: Any, results: Any
+        ) -> None:
+            for one in builds:
+                if one.artifact_path is not None and not _known(one):
+                    shutil.rmtree(Path(str(one.artifact_path)).parent, ignore_errors=True)
+
+    return Removing()
+
+
+def _known(built: Any) -> bool:
+    """Whether the path of a builder's result, or a runner's input, stands for what was measured."""
+    return str(built.artifact_path).startswith(KNOWN)
 
 
 def _remembered(memory: Memory, key: str) -> Any:

@@ -15,7 +15,7 @@ from .kernel_inputs import parameters, symbols
 from .kernels import Kernel, prime_axes
 from .machine import Machine
 from .metaschedule_builder import BuildPool
-from .metaschedule_memory import Memory, remembering
+from .metaschedule_memory import Memory, remembering, removing
 from .stubs import end_workers, in_worker, stub_intrinsics
 from .tuned import Tuned
 
@@ -118,7 +118,7 @@ def _run(
             cost_model="xgb",
             measure_callbacks=[
                 ms.measure_callback.AddToDatabase(),
-                ms.measure_callback.RemoveBuildArtifact(),
+                removing(),
                 ms.measure_callback.UpdateCostModel(),
                 counting,
             ],

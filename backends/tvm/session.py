@@ -44,7 +44,7 @@ class TvmSession:
         self._held = [to_torch(array) for array in model.constants]
         self._constants = tvm_ffi.convert([tvm_ffi.from_dlpack(t) for t in self._held])
         self._fixed = {tensor.data_ptr() for tensor in self._held}
-        self._main = main_of(model.library, [tvm.cpu()])
+        self._main = main_of(model.code.library, [tvm.cpu()])
         self.threads = use_threads(model.machine.threads)
         if self.threads < model.machine.threads:
             self.notes.append(

@@ -49,12 +49,14 @@ class Tuned:
         settled: kernels whose own rule has nothing left to try.
         trials: measurements of MetaSchedule so far.
         notes: what the user should know.
+        spent: seconds that each module was tuned for (`structural_key`).
     """
 
     winners: dict[str, Winner] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     trials: int = 0
     notes: list[str] = field(default_factory=list)
+    spent: dict[str, float] = field(default_factory=dict)
 
     def measured(self, function: "tvm.tirx.PrimFunc", machine: Machine) -> Any:
         """The schedule that won for a kernel, or None: a rule to be asked before all others."""
@@ -70,6 +72,7 @@ class Tuned:
             "settled": sorted(self.settled),
             "trials": self.trials,
             "notes": self.notes,
+            "spent": self.spent,
         }
         return json.dumps(plain, indent=1)
 
@@ -86,7 +89,8 @@ class Tuned:
                 return cls()
             winners = {key: Winner(**one) for key, one in plain["winners"].items()}
             settled, notes = set(plain["settled"]), list(plain["notes"])
-            return cls(winners, settled, int(plain["trials"]), notes)
+            spent = {key: float(seconds) for key, seconds in plain.get("spent", {}).items()}
+            return cls(winners, settled, int(plain["trials"]), notes, spent)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidModel(f"the tuned schedules are damaged: {error!r}") from error
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from ..kept_lines import KeptLines
 from .available import TVM
-from .kept_lines import KeptLines
 
 FILE = "tvm-kernels.jsonl"
 FORMAT = 1

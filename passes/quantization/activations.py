@@ -21,6 +21,7 @@ from ...graph.ops import (
     Transpose,
     Unsqueeze,
 )
+from .by_row import codes_by_row, has_rows
 from .grid import Grid
 
 MOVES = (Identity, Reshape, Slice, Squeeze, Transpose, Unsqueeze)
@@ -44,9 +45,16 @@ def quantize_static(graph: Graph, op: Op, grid: Grid, low: float, high: float) -
     return scale
 
 
-def quantize_dynamic(graph: Graph, op: Op) -> None:
-    """Let operand 0 of `op` go through uint8 codes at a scale found at run time."""
+def quantize_dynamic(graph: Graph, op: Op, *, by_row: bool = False) -> None:
+    """Let operand 0 of `op` go through uint8 codes at a scale found at run time.
+
+    By row, there is one for each row, where the width of rows is known.
+    """
     x = op.require(0)
+    if by_row and has_rows(x):
+        by = codes_by_row(graph, x, op.scope)
+        _read(graph, op, by.output, x.dtype, by.scale, by.require(2), by.axis, by.block)
+        return
     found = next((reader for reader in x.readers if isinstance(reader, DynamicQuantize)), None)
     if found is None:
         found = DynamicQuantize(inputs=[x], scope=op.scope)
@@ -147,12 +155,19 @@ def _parameters(codes: Value, path: list[Op]) -> tuple[Value, Value]:
 
 
 def _read(
-    graph: Graph, op: Op, codes: Value, dtype: np.dtype | None, scale: Value, zero: Value
+    graph: Graph,
+    op: Op,
+    codes: Value,
+    dtype: np.dtype | None,
+    scale: Value,
+    zero: Value,
+    axis: int | None = None,
+    block: int = 0,
 ) -> None:
     """Let operand 0 of `op` be codes, dequantized."""
     found = next((one for one in codes.readers if isinstance(one, Dequantize)), None)
     if found is None:
-        found = Dequantize(inputs=[codes, scale, zero], scope=op.scope)
+        found = Dequantize(inputs=[codes, scale, zero], axis=axis, block=block, scope=op.scope)
         _add_after(graph, codes, found, (codes.shape, dtype))
     graph.set_input(op, 0, found.output)
 

@@ -39,11 +39,13 @@ class Form:
         weight: format of the weight.
         activation: format of what it is multiplied with; None for float.
         dynamic: whether the activation's scale is found at run time.
+        by_row: whether each of its rows has one of its own then.
     """
 
     weight: Format
     activation: Grid | None = None
     dynamic: bool = False
+    by_row: bool = False
 
     def __str__(self) -> str:
         grid, block = self.weight.grid, self.weight.block
@@ -51,7 +53,8 @@ class Form:
         weight = f"{grid.name} {each}"
         if self.activation is None:
             return weight
-        return f"{self.activation.name} {'dynamic' if self.dynamic else 'static'} × {weight}"
+        scales = "static" if not self.dynamic else "by row" if self.by_row else "dynamic"
+        return f"{self.activation.name} {scales} × {weight}"
 
 
 class Placed:
@@ -108,7 +111,8 @@ def form_of(op: Op, scheme: Scheme, asked: str | None) -> Form:
     dynamic = scheme.dynamic or (scheme.mixed and is_wide)
     if asked in ("static", "dynamic"):
         dynamic = asked == "dynamic"
-    return Form(weight, scheme.activation, dynamic)
+    by_row = dynamic and scheme.by_row and isinstance(op, Linear)
+    return Form(weight, scheme.activation, dynamic, by_row)
 
 
 def fitting(block: int, width: int, least: int) -> int:
@@ -145,6 +149,7 @@ def _conv_refusal(op: Conv, scheme: Scheme) -> Refusal | None:
 KERNELS = {2: (32, 64, 128), 4: (16, 32, 64, 128, 256), 8: (16, 32, 64, 128, 256)}
 """Blocks that ONNX Runtime 1.32 has fast products for on a CPU, by bits as stored."""
 IN_FLOAT = "no kernel: multiplied in float, with the weight dequantized"
+BY_ROW = "no kernel in ONNX Runtime, which multiplies in float: TVM has one (backend='tvm')"
 BOTH_SIDES = "ONNX Runtime rounds what it is multiplied with to 8 bits too, by blocks"
 
 
@@ -154,6 +159,8 @@ def kernel_notes(op: Op, form: Form) -> tuple[str, ...]:
     stored = 0 if grid.is_float else bits_of(grid.dtype)
     if isinstance(op, Gather):
         return ()
+    if form.by_row:
+        return (BY_ROW,)
     if form.activation is not None and (isinstance(op, Conv) or not form.dynamic):
         return () if stored == 8 and block <= 0 and not form.dynamic else (IN_FLOAT,)
     if isinstance(op, Conv) or (block > 0 and block not in KERNELS.get(stored, ())) or not stored:

@@ -20,6 +20,7 @@ class Scheme:
         weight: format of the weight.
         activation: format of x; None for a float x (weight-only).
         dynamic: the scale of x is found at run time, one for the whole tensor.
+        by_row: or one for each of its rows (tokens).
         mixed: each product may be static, dynamic or float, whichever is better.
         stages: what rounds the weights, where the caller does not say.
         flexible: a smaller block may be used where the width is not a multiple of it.
@@ -33,6 +34,7 @@ class Scheme:
     stages: tuple[str, ...] = ("rtn",)
     fixed: bool = False
     flexible: bool = True
+    by_row: bool = False
 
     @property
     def opset(self) -> int:
@@ -43,7 +45,8 @@ class Scheme:
         grid, block = self.weight.grid, max(self.weight.block, 0)
         by_table = grid.bits == 1 or grid.name == FP4
         needs = [opset_for(UINT4) if by_table else opset_for(grid.dtype, block=block)]
-        needs += [opset_for(self.activation.dtype)] if self.activation is not None else []
+        if self.activation is not None:
+            needs.append(opset_for(self.activation.dtype, block=int(self.by_row)))
         return max(needs)
 
     @property
@@ -59,6 +62,7 @@ def _int8(*, dynamic: bool = False, mixed: bool = False) -> Scheme:
 SCHEMES: dict[str, Scheme] = {
     "int8": _int8(),
     "int8-dynamic": _int8(dynamic=True),
+    "int8-per-token": replace(_int8(dynamic=True), by_row=True),
     "int8-mixed": _int8(mixed=True),
     "w8": Scheme(Format(Grid("int8"), 128)),
     "w4": Scheme(Format(Grid("uint4", symmetric=False), 32)),

@@ -67,7 +67,7 @@ class Product:
         if self.form.activation is None:
             return
         if self.form.dynamic:
-            quantize_dynamic(graph, self.anchor)
+            quantize_dynamic(graph, self.anchor, by_row=self.form.by_row)
         else:
             scale = quantize_static(graph, self.anchor, self.form.activation, self.low, self.high)
             _write_bias(graph, self.anchor, self.rounded, scale)

@@ -279,7 +279,7 @@ def test_versions(monkeypatch: Any) -> None:
     assert found.versions.startswith("passel=")
     other = replace(found, runtimes=(*found.runtimes, ("openvino", "2030.1")))
     assert other.versions == found.versions  # nothing runs on it
-    monkeypatch.setattr(hardware, "_version", lambda package: None)
+    monkeypatch.setattr(hardware, "version_of", lambda package: None)
     assert hardware.installed() == ()
 
 

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -13,8 +14,10 @@ from torch import nn
 import passel
 from passel.backends import select as module
 from passel.backends.choices import SessionChoice
+from passel.backends.kept_forms import KeptForm
 from passel.backends.onnxruntime import Session
 from passel.backends.select import FORM, Selection, build, operators, select, weight_bytes
+from passel.backends.target import Target
 from passel.capture import export_program, to_onnx
 from passel.errors import InvalidModel, UnsupportedModel
 from passel.graph import onnx as onnx_view
@@ -55,6 +58,13 @@ def lowered(name: str) -> tuple[ir.Model, Any, Any]:
         return graph.binding.lower(graph), inputs, model(*inputs)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder for each test: what was measured before is not measured again."""
+    monkeypatch.setenv("PASSEL_CACHE", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def gpt() -> Any:
     return lowered("gpt")
@@ -83,8 +93,12 @@ def test_the_forms_are_different_graphs(gpt):
     assert len(found["matrices, merged linears"]) < len(found["matrices"])
 
 
-def run(gpt: Any, *, measure: bool = True, check: Any = None) -> Selection:
-    return select(gpt[0], gpt[1], "cpu", ONE, measure=measure, check=check)
+def run(gpt: Any, *, measure: bool = True, check: Any = None, kept: Any = None) -> Selection:
+    return select(gpt[0], gpt[1], "cpu", ONE, measure=measure, check=check, kept=kept)
+
+
+def kept_form(gpt: Any, threads: int = 1) -> KeptForm:
+    return KeptForm(onnx_view.lift(gpt[0]), gpt[1], Target("cpu"), threads)
 
 
 def test_without_measuring_it_is_the_favourite(gpt):
@@ -108,6 +122,39 @@ def test_measured_medians_decide(gpt, monkeypatch):
     assert selection.winner.name == "matrices, merged linears"
     assert selection.outcomes["matrices"] == 3000.0
     assert selection.errors == selection.winner.errors
+
+
+def test_what_was_fastest_before_is_not_measured_again(gpt, monkeypatch):
+    first = run(gpt, kept=kept_form(gpt))
+    assert first.winner is not None
+    assert kept_form(gpt).name == first.winner.name
+    assert kept_form(gpt, threads=2).name is None
+    other = "matrices, skip norms"
+    kept_form(gpt).keep(other)
+    monkeypatch.setattr(module, "interleaved", None)
+    again = run(gpt, check=checked(gpt[2], gpt[1]), kept=kept_form(gpt))
+    assert again.winner is not None
+    assert again.winner.name == other
+    assert again.outcomes == {other: "the fastest when they were measured before"}
+    assert again.errors == again.winner.errors != []
+
+
+def test_what_was_fastest_before_and_is_wrong_now(gpt):
+    kept_form(gpt).keep("matrices, skip norms")
+    wrong = OutputError("y", 1.0, 1.0, 0.0, 0.0)
+    verdicts = iter([[wrong], *([[]] * 9)])
+    selection = run(gpt, check=lambda _: next(verdicts), kept=kept_form(gpt))
+    assert selection.winner is not None
+    assert selection.winner.name != "matrices, skip norms"
+    assert selection.outcomes["matrices, skip norms"] == "disagrees with the original"
+    assert kept_form(gpt).name == selection.winner.name
+
+
+def test_a_cache_that_cannot_be_used_only_costs_time(gpt, cache):
+    (cache / "forms.jsonl").mkdir()
+    kept = kept_form(gpt)
+    kept.keep("matrices")
+    assert run(gpt, measure=False, kept=kept).winner is not None
 
 
 def test_a_candidate_that_disagrees_is_reported_and_not_taken(gpt):

@@ -10,12 +10,13 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from passel.backends.hardware import version_of
 from passel.errors import BackendUnavailable, InvalidInput
 from passel.tools.bench import quant, quant_build, quant_onnxsim, quant_openvino, quant_ort
 from passel.tools.bench.quant_decode import PAST, Decode, cached
 from passel.tools.bench.quant_error import fidelity
 from passel.tools.bench.quant_models import JUDGED_FROM, Case, arrays, case
-from passel.tools.bench.quant_recipes import Built, Job, Recipe, installed
+from passel.tools.bench.quant_recipes import Built, Job, Recipe
 from passel.tools.bench.quant_run import RUNTIMES, Program
 from passel.tools.bench.quant_sides import DEFAULT, INT8, SIDES, chosen
 from passel.tools.bench.quant_table import HEADINGS, Row, references, rows_to_json, table
@@ -246,7 +247,7 @@ def test_openvino_with_nncf(job: Job, tmp_path: Path) -> None:
 
 
 def test_onnxsim_rounds_to_4_bits(job: Job, tmp_path: Path) -> None:
-    if installed("onnxsim") is None:
+    if version_of("onnxsim") is None:
         pytest.skip("needs passel[peers]")
     (tmp_path / "rtn").mkdir()
     (tmp_path / "gptq").mkdir()
@@ -282,5 +283,5 @@ def test_sides_are_built_and_timed_in_processes_of_their_own(tmp_path: Path) -> 
     assert 1e-3 < sides["ort-dynamic:gemms"]["error"]["relative"] < 0.2
     assert sides["ort-dynamic:gemms"]["file_bytes"] < sides["ort-fp32"]["file_bytes"]
     assert sides["ort-fp32"]["median_ms"] > 0
-    if installed("openvino") is None:
+    if version_of("openvino") is None:
         assert sides["openvino-fp32"]["failure"] == "not installed: pip install passel[peers]"

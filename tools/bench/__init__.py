@@ -5,7 +5,6 @@ import os
 import platform
 import time
 from collections.abc import Collection
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "transformers", "numpy")
+from ...backends.hardware import version_of
+
+PACKAGES = (
+    *("torch", "onnx", "onnxruntime", "onnxscript", "transformers", "numpy"),
+    *("apache-tvm", "apache-tvm-ffi"),
+)
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
@@ -95,7 +99,7 @@ def machine(threads: int) -> "dict[str, object]":
         "cores": os.cpu_count(),
         "threads": threads,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: found for name in PACKAGES if (found := version_of(name))},
         "date": time.strftime("%Y-%m-%d"),
     }
 

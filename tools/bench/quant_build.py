@@ -11,8 +11,9 @@ import time
 from functools import partial
 from pathlib import Path
 
+from ...backends.hardware import version_of
 from ...errors import BackendUnavailable
-from .quant_recipes import PEERS, Job, Recipe, installed
+from .quant_recipes import PEERS, Job, Recipe
 from .quant_work import FLOAT, FLOAT_SOURCES, HERE, Place, key, write_arrays
 
 UNAVAILABLE = 3
@@ -42,7 +43,7 @@ def make_float(place: Place) -> None:
     from .quant_models import arrays, case
 
     now = key(
-        (HERE / name for name in FLOAT_SOURCES), installed("torch"), installed("transformers")
+        (HERE / name for name in FLOAT_SOURCES), version_of("torch"), version_of("transformers")
     )
     if place.float_model().get("key") == now:
         return
@@ -93,7 +94,7 @@ def side_key(place: Place, side: str, recipe: Recipe, threads: int) -> str:
         for folder in ("", "graph", "passes", "backends"):
             sources += (package / folder).glob("*.py" if not folder else "**/*.py")
     packages = ("onnxruntime", *recipe.packages)
-    versions = {name: installed(name) for name in packages}
+    versions = {name: version_of(name) for name in packages}
     return key(sources, side, versions, place.float_model()["key"], threads)
 
 

@@ -41,7 +41,7 @@ def quantize(job: Job, scheme: str, weights: str) -> Any:
 CALIBRATED = ("int8", "int8-mixed")
 INT8 = ("int8-dynamic", "int8", "int8-mixed")
 WEIGHTS = ("w4", "w4a8")
-ON_TVM = ("int8-dynamic", "int8", "w8", "w4")
+ON_TVM = ("int8-dynamic", "int8-per-token", "int8", "w8", "w4")
 ROUNDINGS = ("rtn", "mse", "awq", "gptq", "mse+gptq", "awq+mse+gptq", "flexround", "adaround")
 RECIPES = {
     **{

@@ -6,13 +6,13 @@ setting of the family beats in both time and error are left out of the final run
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ...backends.hardware import version_of
 from .quant_models import Case, arrays
 
 PEERS = "peers"
@@ -88,15 +88,7 @@ class Recipe:
     @property
     def missing(self) -> "list[str]":
         """Packages that are not installed."""
-        return [name for name in self.packages if installed(name) is None]
-
-
-def installed(package: str) -> str | None:
-    """The version of a package, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        return [name for name in self.packages if version_of(name) is None]
 
 
 def family(side: str) -> str:

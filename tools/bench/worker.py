@@ -7,12 +7,14 @@ side keeps thread pools, spinning threads and peak memory apart.
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
+from ...backends.cache_folder import VARIABLE
 from ...backends.choices import SessionChoice
 from ...backends.measure import timed
 from ...backends.onnxruntime import Session
@@ -61,11 +63,13 @@ def pushed(loaded: Loaded, threads: int) -> Call:
 
 
 def passel(loaded: Loaded, threads: int) -> Call:
-    """passel.compile with default settings."""
+    """passel.compile with default settings, as if nothing had been tuned here."""
     from ...compiler import compile
 
     model, inputs = loaded
-    compiled = compile(model, inputs, threads=threads)
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ[VARIABLE] = empty
+        compiled = compile(model, inputs, threads=threads)
     print(json.dumps({"form": compiled.report.chosen}), file=sys.stderr)
     return lambda: compiled(*inputs)
 

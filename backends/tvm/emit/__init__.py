@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....errors import UnsupportedModel
-from ....graph import Graph
+from ....graph import Graph, Op
 from ..machine import Machine
 from .dims import Dims
-from .emitter import Emission, Emitter
+from .emission import Emission
+from .emitter import Emitter
 from .table import emission_of
 
 if TYPE_CHECKING:
@@ -59,13 +60,15 @@ def choose(graph: Graph, machine: Machine, dims: Dims) -> list[Emission]:
     needed = set(graph.outputs)
     found: list[Emission] = []
     missing: dict[str, list[str]] = {}
+    covered: set[Op] = set()
     for op in reversed(list(graph.ops)):
-        if not op.effectful and needed.isdisjoint(op.outputs):
+        if op in covered or (not op.effectful and needed.isdisjoint(op.outputs)):
             continue
         emission = emission_of(op, machine, dims)
         if emission is None:
             missing.setdefault(op.kind, []).append(op.name)
             continue
+        covered.update(emission.also)
         needed.update(emission.reads)
         needed.update(value for value in emission.shapes if not dims.spells(value))
         found.append(emission)

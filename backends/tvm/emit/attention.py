@@ -20,7 +20,7 @@ from ....graph import Op, Value
 from ....graph.ops import Attention, Reshape, Transpose
 from ..machine import Machine
 from ..schedules.rule import GROUPS, KERNEL
-from .emitter import Emission, computed
+from .emission import Emission, computed
 from .expressions import read
 from .kernels import OPAQUE, PATTERN
 from .views import View, view_of

@@ -17,7 +17,7 @@ from ....graph import Op
 from ....graph.ops import Conv
 from ..machine import Machine
 from .conv_geometry import Geometry, digits, forward, geometry_of, position_of
-from .emitter import Emission, computed
+from .emission import Emission, computed
 from .expressions import dtype_of, widened
 from .movement import reshaped
 from .pointwise import applied

@@ -13,7 +13,7 @@ from ....graph import Op
 from ....graph.ops import Conv, Reshape, Transpose
 from ..machine import Machine
 from .conv_geometry import digits
-from .emitter import Emission, computed
+from .emission import Emission, computed
 from .expressions import widened
 from .linear import panels_of
 from .pointwise import applied

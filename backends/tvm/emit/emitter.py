@@ -1,18 +1,18 @@
 """The state of one emission: the Relax function under construction, and what each value became."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
 from ....errors import UnsupportedModel
-from ....graph import Graph, Op, Value
+from ....graph import Graph, Value
 from ..machine import Machine
 from ..refusals import last_line
 from .contents import Contents
 from .dims import Dims, Extent, Unknown, identifier
+from .emission import Emission
 from .expressions import dtype_of
 from .kernels import kernel_call
 
@@ -26,29 +26,6 @@ CARRIERS = {
     "uint4": np.dtype(np.uint8),
 }
 """What holds codes of less than a byte: a byte each."""
-
-
-@dataclass(frozen=True)
-class Emission:
-    """How one op is emitted, alone or with what it covers of its producers.
-
-    Attributes:
-        op: the op whose results it makes.
-        reads: the computed values that it needs.
-        emit: makes one Relax expression per result of `op`; None for one that `Emitter.contents`
-            holds.
-        shapes: computed values of which it only needs the shape.
-    """
-
-    op: Op
-    reads: tuple[Value, ...]
-    emit: "Callable[[Emitter], Sequence[relax.Expr | None]]"
-    shapes: tuple[Value, ...] = ()
-
-
-def computed(values: Iterable[Value | None]) -> tuple[Value, ...]:
-    """Those values that are there and no constants: what an emission that takes them reads."""
-    return tuple(value for value in values if value is not None and value.constant is None)
 
 
 class Emitter:
@@ -204,7 +181,7 @@ class Emitter:
             raise UnsupportedModel(
                 f"TVM: cannot express {op.kind} {op.name!r}: {last_line(error)}"
             ) from error
-        for value, result in zip(op.outputs, results, strict=False):
+        for value, result in zip(emission.results, results, strict=False):
             if result is not None:
                 self._of[value] = result
 

@@ -15,9 +15,10 @@ import numpy as np
 from ....graph import Op, Value
 from ....graph.onnx_direct import compute
 from ....graph.ops import Dequantize, Linear
+from ....passes.quantization.by_row import is_by_row, uncast
 from ..machine import Machine
 from ..vnni import GROUP, Dot, dot_of
-from .emitter import Emission, computed
+from .emission import Emission, computed
 from .expressions import pointwise
 from .integer_weights import loaded, packed, stored
 from .kernels import OPAQUE, PATTERN
@@ -36,7 +37,9 @@ def integer_linear(op: Op, machine: Machine) -> Emission | None:
     x = codes_of(op)
     assert x is not None
     return Emission(
-        op, computed(x.inputs), lambda emitter: [_Product(emitter, op, x, dot).expression()]
+        op,
+        computed((x.x, x.scale, uncast(x.zero_point)[0])),
+        lambda emitter: [_Product(emitter, op, x, dot).expression()],
     )
 
 
@@ -47,12 +50,17 @@ def is_integer_product(op: Linear) -> bool:
 
 
 def codes_of(op: Linear) -> Dequantize | None:
-    """What dequantizes x, if it has one scale and 8-bit codes."""
+    """What dequantizes x, if it has 8-bit codes at one scale, or one for each row."""
     found = op.x.producer
-    if not isinstance(found, Dequantize) or found.block or found.output.dtype != np.float32:
+    if not isinstance(found, Dequantize) or found.output.dtype != np.float32:
         return None
     is_byte = found.x.dtype in (np.int8, np.uint8)
-    return found if is_byte and (found.axis is None or found.scale.shape in ((), (1,))) else None
+    return found if is_byte and (_is_lone(found) or is_by_row(found)) else None
+
+
+def _is_lone(op: Dequantize) -> bool:
+    """Whether there is one scale."""
+    return not op.block and (op.axis is None or op.scale.shape in ((), (1,)))
 
 
 class _Product:
@@ -94,14 +102,15 @@ class _Product:
                 self.emitter, "center_weight", lambda s, v, a: s - v * a, sums, zero, total
             )
         shift = 128 if self.x.x.dtype == np.int8 else 0
-        known = _known(self.x.zero_point) if self.x.zero_point is not None else np.zeros(1)
+        zero = uncast(self.x.zero_point)[0]
+        known = np.zeros(1) if zero is None else self._one(zero)
         if known is not None:
             offset = (int(known.reshape(-1)[0]) + shift) * self.weight.sums
             return pointwise(
                 self.emitter, "center", lambda s, o: s - o, sums, self._constant(offset)
             )
-        assert self.x.zero_point is not None
-        zero_point = self.emitter[self.x.zero_point]
+        assert zero is not None
+        zero_point = self.emitter[zero]
 
         def element(s: Any, z: Any, w: Any) -> Any:
             return s - (z.astype("int32") + shift) * w
@@ -111,7 +120,7 @@ class _Product:
 
     def _scaled(self, sums: "relax.Expr") -> "relax.Expr":
         """The sums times both scales, float32."""
-        known, by_column = _known(self.x.scale), self.weight.scale
+        known, by_column = self._one(self.x.scale), self.weight.scale
         if known is not None:
             factor = self._constant(known.reshape(-1)[:1].astype(np.float32) * by_column)
             return pointwise(
@@ -123,6 +132,10 @@ class _Product:
             return y.astype("float32") * (s.astype("float32") * t)
 
         return pointwise(self.emitter, "scale", element, sums, scale, self._constant(by_column))
+
+    def _one(self, value: Value) -> np.ndarray | None:
+        """The number that x's scale or zero point is, if it is one and known."""
+        return _known(value) if _is_lone(self.x) else None
 
     def _constant(self, array: np.ndarray) -> "relax.Expr":
         return self.emitter.constant(array, self.op.weight.name)

@@ -3,19 +3,21 @@
     scale = (max(x, 0) − min(x, 0))/255, zero_point = round(−min(x, 0)/scale)
     codes = saturate(round(x/scale) + zero_point)
 One scale for the whole tensor (ONNX DynamicQuantizeLinear, what the graph says) takes two passes:
-the least and most of each row, then the codes. A norm in front joins the first pass.
+the least and most of each row, then the codes. One scale per row takes a single pass, as no row
+waits for another. A norm in front joins the first pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ....graph import Op, Value
-from ....graph.ops import DynamicQuantize, Norm
+from ....graph.ops import Dequantize, DynamicQuantize, Norm
+from ....passes.quantization.by_row import RowCodes, row_codes
 from ..machine import Machine
 from ..vnni import dot_of
-from .emitter import Emission, computed
+from .emission import Emission, computed
 from .integer_grid import code, step, zero_point
 from .norms import STATISTICS
 from .quant import typed
@@ -32,7 +34,7 @@ def per_tensor(op: Op, machine: Machine) -> Emission | None:
     """Codes of a float32 tensor with at least two axes, at one scale."""
     if not isinstance(op, DynamicQuantize) or not _is_table(op.x) or dot_of(machine) is None:
         return None
-    norm = _norm_of(op)
+    norm = _norm_of(op.x, {op})
     reads = computed(op.inputs if norm is None else norm.inputs)
 
     def emit(emitter: "Emitter") -> "Sequence[relax.Expr]":
@@ -43,16 +45,42 @@ def per_tensor(op: Op, machine: Machine) -> Emission | None:
     return Emission(op, reads, emit)
 
 
+def by_row(op: Op, machine: Machine) -> Emission | None:
+    """Codes of a float32 tensor at one scale per row, with scales and zero points."""
+    found = row_codes(op)
+    if found is None or not _is_table(found.codes.x) or dot_of(machine) is None:
+        return None
+    if not _are_read_behind(found):
+        return None
+    x = found.codes.x
+    norm = _norm_of(x, found.reads)
+    reads = computed([x] if norm is None else norm.inputs)
+
+    def emit(emitter: "Emitter") -> "Sequence[relax.Expr]":
+        codes, scale, zero = _by_row(emitter, x, norm)
+        wider = [emitter.cast(zero, emitter.dtype(cast.output)) for cast in found.casts]
+        return [codes, scale, zero, *wider]
+
+    return Emission(op, reads, emit, also=found.made[1:])
+
+
+def _are_read_behind(found: RowCodes) -> bool:
+    """Whether all that reads scales and zero points comes after the codes."""
+    made = set(found.made)
+    readers = {reader for op in found.made[1:] for reader in op.output.readers} - made
+    return all(isinstance(op, Dequantize) and op.x is found.codes.output for op in readers)
+
+
 def _is_table(x: Value) -> bool:
     return x.dtype == np.float32 and x.rank is not None and x.rank > 1
 
 
-def _norm_of(op: DynamicQuantize) -> Norm | None:
-    """The norm that makes x, over its last axis and for no other reader."""
-    norm = op.x.producer
+def _norm_of(x: Value, readers: Collection[Op]) -> Norm | None:
+    """The norm that makes x, over its last axis and for no others than these readers."""
+    norm = x.producer
     if not isinstance(norm, Norm) or norm.ndim != 1 or norm.x.dtype != np.float32:
         return None
-    return norm if op.x.readers == [op] else None
+    return norm if set(x.readers) == set(readers) else None
 
 
 def _row_of(emitter: "Emitter", x: Value, norm: Norm | None) -> "tuple[list[relax.Expr], Any]":
@@ -147,3 +175,34 @@ def _coded(
         return te.compute(x.shape, one, name="codes")
 
     return emitter.call_te(compute, x, scale, zero, name="codes")
+
+
+def _by_row(emitter: "Emitter", x: Value, norm: Norm | None) -> "list[relax.Expr]":
+    """Codes [.., M, K], scales and zero points [.., M, 1]."""
+    from tvm import te
+
+    operands, row = _row_of(emitter, x, norm)
+    *lead, width = shape = emitter.extents(operands[0])
+
+    def compute(*tensors: Any) -> list[Any]:
+        made = te.compute(shape, row(*tensors), name="row")
+        low, high = _ranges(lead, width, made)
+
+        def scale_at(*i: Any) -> Any:
+            return step(low(*i[:-1]), high(*i[:-1]))
+
+        scale = te.compute([*lead, 1], scale_at, name="scale")
+
+        def zero_at(*i: Any) -> Any:
+            return zero_point(low(*i[:-1]), scale(*i)).astype("uint8")
+
+        zero = te.compute([*lead, 1], zero_at, name="zero")
+
+        def code_at(*i: Any) -> Any:
+            at = (*i[:-1], 0)
+            return code(made(*i), scale(*at), zero(*at).astype("float32"))
+
+        return [te.compute(shape, code_at, name="codes"), scale, zero]
+
+    found = emitter.call_te(compute, *operands, name="codes_by_row")
+    return [emitter.emit(found[k]) for k in range(3)]

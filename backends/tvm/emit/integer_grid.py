@@ -15,7 +15,7 @@ from ....graph import Op
 from ....graph.ops import Quantize
 from ..machine import Machine
 from ..vnni import dot_of
-from .emitter import Emission
+from .emission import Emission
 from .expressions import pointwise
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from ....graph import Value
 from ....graph.ops import Dequantize, Identity, Linear, Transpose
 from ..vnni import GROUP
-from .emitter import computed
+from .emission import computed
 
 
 @dataclass(frozen=True)

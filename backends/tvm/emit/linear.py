@@ -14,7 +14,7 @@ import numpy as np
 from ....graph import Op, Value
 from ....graph.ops import Linear, MatMul
 from ..machine import Machine
-from .emitter import Emission, computed
+from .emission import Emission, computed
 from .expressions import dtype_of, widened
 from .pointwise import applied
 

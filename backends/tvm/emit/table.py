@@ -31,9 +31,10 @@ from . import (
 from .attention import attention
 from .contents import scalar_of
 from .dims import Dims
-from .emitter import Emission, Emitter, computed
+from .emission import Emission, computed
+from .emitter import Emitter
 from .integer import integer_linear
-from .integer_codes import per_tensor
+from .integer_codes import by_row, per_tensor
 from .integer_grid import known_grid
 from .opaque import spelling_of
 from .weight_only import weight_only
@@ -53,6 +54,7 @@ PATTERNS: list[Pattern] = [
     attention,
     integer_linear,
     per_tensor,
+    by_row,
     known_grid,
     weight_only,
     linear.linear,

@@ -13,7 +13,7 @@ from ....graph import Op, Value
 from ....graph.ops import Linear, MatMul
 from ..machine import Machine
 from ..schedules.weight_only_format import ENTRIES, WORD, Format, Operands, element
-from .emitter import Emission, computed
+from .emission import Emission, computed
 from .kernels import FUSES, PATTERN
 from .pointwise import applied
 from .weight_only_codes import Coded, coded, straight

@@ -26,7 +26,7 @@ from ....graph.ops import (
 )
 from ....graph.quant_numbers import spread
 from ..schedules.weight_only_format import ENTRIES
-from .emitter import computed
+from .emission import computed
 
 INTEGERS = ("int2", "uint2", "int4", "uint4", "int8", "uint8")
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from passel.backends.explain import InputSpec
 from passel.backends.tvm.aligned import keep_aligned
+from passel.backends.tvm.code import Code
 from passel.backends.tvm.machine import Machine
 from passel.backends.tvm.model import TvmModel
 from passel.backends.tvm.pipeline import build
@@ -54,6 +55,5 @@ def model(
     arrays = list(constants)
     keep_aligned(arrays)
     outputs = len(written["main"].ret_ty.fields)
-    return TvmModel(
-        executable, arrays, machine, tuple(inputs), outputs, scheduled.rules, scheduled.serial
-    )
+    code = Code(executable, scheduled.rules, scheduled.serial, notes=[])
+    return TvmModel(code, arrays, machine, tuple(inputs), outputs)

@@ -138,7 +138,7 @@ def test_what_is_damaged(path, spoil, kind, message):
 
 def test_a_compiler_that_fails(built, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/bin/false")
-    with pytest.raises(InvalidInput, match="save: the C compiler '/bin/false' cannot link"):
+    with pytest.raises(InvalidInput, match="the C compiler '/bin/false' cannot link"):
         save_model(built, tmp_path / "one.tvm")
 
 

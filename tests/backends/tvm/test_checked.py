@@ -9,6 +9,7 @@ import pytest
 from passel.backends.explain import InputSpec
 from passel.backends.tvm import schedules
 from passel.backends.tvm.checked import Pair, checked, compare, compiled_pairs, judge
+from passel.backends.tvm.code import Code
 from passel.backends.tvm.index_bounds import index_bounds
 from passel.backends.tvm.kernel_inputs import arguments, parameters, symbols
 from passel.backends.tvm.kernel_outputs import Allowed, difference
@@ -167,7 +168,7 @@ def test_a_planted_schedule_is_replaced_by_the_plain_form(machine, monkeypatch, 
     spec = InputSpec("x", "float32", (9, 24))
     results = [
         TvmSession(
-            TvmModel(compiled(one.module, machine), weights, machine, (spec,), 1)
+            TvmModel(Code(compiled(one.module, machine), {}, [], []), weights, machine, (spec,), 1)
         ).run_arrays([x])[0]
         for one in (before, after)
     ]

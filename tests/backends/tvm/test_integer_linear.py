@@ -11,7 +11,7 @@ from tvm import relax
 
 from passel.backends.tvm.emit import emit
 from passel.backends.tvm.emit.integer import integer_linear
-from passel.backends.tvm.emit.integer_codes import per_tensor
+from passel.backends.tvm.emit.integer_codes import by_row, per_tensor
 from passel.backends.tvm.emit.integer_weights import packed
 from passel.backends.tvm.machine import machine_of
 from passel.backends.tvm.pipeline import build
@@ -63,7 +63,7 @@ X = torch.randn(1, 19, 72, generator=torch.Generator().manual_seed(1))
 
 
 def quantized(scheme, view, x=X, model=MLP):
-    graph = graph_of(model, (x,), view)
+    graph = graph_of(model, (x,), view, opset=21)
     sample = (x,) if view == "fx" else {graph.inputs[0].name: x.numpy()}
     run_passes(graph, [Quantize(scheme=scheme, placement="all", calibration=[sample])])
     return graph
@@ -74,7 +74,7 @@ def of_rule(rules, rule):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
+@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic", "int8-per-token"])
 def test_a_quantized_model_computes_what_its_graph_says(machine, view, scheme):
     graph = quantized(scheme, view)
     (found,), rules = run(graph, [X.numpy()], machine)
@@ -85,7 +85,7 @@ def test_a_quantized_model_computes_what_its_graph_says(machine, view, scheme):
     assert ("codes" in up) == (scheme == "int8")  # a known scale: codes come out of the product
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
+@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic", "int8-per-token"])
 def test_a_cpu_without_the_instruction_computes_the_same(scheme):
     graph = quantized(scheme, "fx")
     (found,), rules = run(graph, [X.numpy()], machine_of("haswell", 2))
@@ -180,6 +180,46 @@ def test_codes_at_run_time_are_exact(machine, kind):
     found, _ = run(graph, [x], machine)
     for one, wanted in zip(found, expected(x), strict=True):
         np.testing.assert_array_equal(one, wanted)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_codes_by_row_are_one_kernel_with_the_norm_in_front(machine, view):
+    graph = quantized("int8-per-token", view)
+    (found,), rules = run(graph, [X.numpy()], machine)
+    assert sum("codes_by_row" in name for name in rules) == 2
+    assert len(of_rule(rules, "integer_product")) == 2
+    assert not [name for name in rules if "norm" in name or "min" in name or "where" in name]
+    with torch.no_grad():
+        dense = MLP(X).numpy()
+    per_tensor_ = quantized("int8-dynamic", view).run([X.numpy()])[0]
+    assert np.abs(found - dense).mean() < np.abs(per_tensor_ - dense).mean()
+
+
+def test_a_scale_that_is_read_before_the_codes_is_made_apart(machine):
+    graph = quantized("int8-per-token", "onnx")
+    (wanted,) = graph.run([X.numpy()])
+    first = next(op for op in graph.walk(o.Quantize) if by_row(op, machine) is not None)
+    relu = o.Elementwise(fn="relu", inputs=[first.scale])
+    graph.add(relu, (first.scale.shape, first.scale.dtype), before=first)
+    assert by_row(first, machine) is None
+    graph.outputs = [*graph.outputs, relu.output]
+    (found, scales), _ = run(graph, [X.numpy()], machine)
+    agrees(found, wanted)
+    assert scales.shape == (1, 19, 1)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_known_scales_by_row(machine, rows):
+    """A scale for each position of a token, as calibration may give it."""
+    graph, x = one_linear(24, 40, lead=(rows,))
+    (linear,) = graph.walk(o.Linear)
+    store(graph, linear, np.dtype(np.int8), 0)
+    scale = np.linspace(0.01, 0.05, rows).reshape(rows, 1)
+    zero = np.arange(120, 120 + rows).reshape(rows, 1)
+    round_trip(graph, linear.x, np.dtype(np.uint8), scale, zero, axis=1, block=24)
+    (found,), rules = run(graph, [x], machine)
+    assert len(of_rule(rules, "integer_product")) == 1
+    agrees(found, graph.run([x])[0])
 
 
 @settings(max_examples=50, deadline=None)

@@ -14,7 +14,7 @@ from passel.backends.explain import InputSpec
 from passel.backends.tvm import metaschedule, metaschedule_builder
 from passel.backends.tvm.kernels import kernels_of
 from passel.backends.tvm.metaschedule import Step, tune
-from passel.backends.tvm.metaschedule_memory import FILE, Memory, remembering
+from passel.backends.tvm.metaschedule_memory import FILE, KNOWN, Memory, remembering, removing
 from passel.backends.tvm.metaschedule_tasks import search_traces
 from passel.backends.tvm.pipeline import build, fused
 from passel.backends.tvm.stubs import PACKAGE, in_worker, stub_intrinsics
@@ -102,6 +102,19 @@ def test_nothing_is_measured_twice(machine, tmp_path):
     assert again == [[1.0], None, [2.0], [1.0]]
     assert counting.built == [3, 1]
     assert counting.run_ == [2, 1]
+
+
+def test_what_was_built_is_deleted_and_what_is_known_needs_no_deleting(tmp_path):
+    stub_intrinsics()
+    from tvm.s_tir.meta_schedule.builder import BuilderResult
+
+    built = tmp_path / "built"
+    built.mkdir()
+    (built / "one.tar").touch()
+    builds = [BuilderResult(str(built / "one.tar"), None), BuilderResult(KNOWN + "a", None)]
+    removing()._inst.apply(None, 0, [], [*builds, BuilderResult(None, "refused")], [])
+    assert not built.exists()
+    assert tmp_path.exists()
 
 
 def test_the_clock_ends_the_search(machine, tmp_path):
@@ -201,6 +214,19 @@ def test_a_second_search_goes_on_from_there(tuning, machine):
     keys = [json.loads(line)[0] for line in after]
     assert len(set(keys)) == len(keys)
     assert again.trials == len(keys) > len(before)
+
+
+@pytest.mark.slow
+def test_a_search_that_meets_known_schedules_again(tuning, machine):
+    """Without MetaSchedule's own records, it begins as the first one did."""
+    folder = tuning[0]
+    for path in folder.glob("database_*.json"):
+        path.unlink()
+    known = (folder / FILE).read_text().splitlines()
+    again = tune(softmax(), machine, folder, 900.0, trials=8, seed=-len(known))
+    assert again.trials >= len(known)
+    assert (folder / FILE).read_text().splitlines()[: len(known)] == known
+    assert (folder / "database_tuning_record.json").read_text()
 
 
 @pytest.mark.slow

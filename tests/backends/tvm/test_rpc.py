@@ -10,14 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
 import psutil
 import pytest
 
+import passel
 from passel.backends.explain import InputSpec
 from passel.backends.tvm.metaschedule import tune
 from passel.backends.tvm.rpc import KEY, Remote, check_remote, remote_runner
 from passel.errors import BackendUnavailable, InvalidInput
+from passel.tools import cli
 from tests.backends.tvm.programs import module
+from tests.tools.conftest import make_block
 
 HOST = "127.0.0.1"
 
@@ -146,3 +151,23 @@ def test_a_kernel_is_tuned_over_loopback(tracker, machine, tmp_path: Path):
     for winner in tuned.winners.values():
         assert winner.trace
         assert winner.microseconds < winner.before
+
+
+@pytest.mark.slow
+def test_the_command_tunes_over_loopback(tracker, tmp_path, monkeypatch, capsys):
+    """`passel tune --rpc`: kernels are measured on the tracker's device, the result runs there."""
+    from tvm.target.codegen import llvm_get_system_cpu
+
+    onnx.save(make_block(batch=2), tmp_path / "in.onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PASSEL_CACHE", str(tmp_path / "cache"))
+    at = f"{tracker.host}:{tracker.port}"
+    target = f"cpu:arch={llvm_get_system_cpu()},threads=2"
+    words = f"tune in.onnx --rpc {at} --target {target} --budget 90s -o there"
+    assert cli.main(words.split()) == 0
+    assert "wrote there" in capsys.readouterr().out
+    (folder,) = (tmp_path / "cache" / "kernels").iterdir()
+    assert folder.name.startswith(KEY)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    expected = passel.compile("in.onnx", measure=False)(x)
+    assert np.allclose(passel.load("there")(x), expected, atol=1e-5)

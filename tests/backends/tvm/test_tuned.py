@@ -169,9 +169,28 @@ def test_tuning_decisions_only(machine, tmp_path, monkeypatch):
     assert not told
 
 
+def test_time_that_was_spent_on_a_module_counts(machine, tmp_path, monkeypatch):
+    """A plan that is built again is not tuned again; a larger budget goes on."""
+    timing(monkeypatch, lambda option, _: 1.0)
+    budgets: list[float] = []
+
+    def traces(kernels: Any, weights: Any, tuned: Any, bench: Any, tell: Any) -> dict[str, str]:
+        budgets.append(bench.left())
+        return {}
+
+    monkeypatch.setattr(metaschedule, "search_traces", traces)
+    for seconds in (100.0, 100.0, 60.0, 130.0):
+        tune(product(), machine, tmp_path, seconds)
+    assert len(budgets) == 2
+    assert 0 < budgets[1] <= 30 < budgets[0] <= 100
+    tune(product(rows=33), machine, tmp_path, 100.0)
+    assert len(budgets) == 3
+
+
 def test_tuned_schedules_as_text():
     tuned = Tuned({"a": Winner(1.5, 2.0, {"x": "1"}), "b": Winner(1.0, 3.0, trace="[1]")}, {"a"}, 7)
     tuned.notes.append("a note")
+    tuned.spent["m"] = 12.5
     assert Tuned.from_json(tuned.to_json()) == tuned
     other = json.loads(tuned.to_json())
     assert Tuned.from_json(json.dumps({**other, "tvm": "0.9"})) == Tuned()

@@ -35,6 +35,12 @@ def dynamic(x: Tensor) -> Tensor:
     return (torch.clamp(torch.round(x / scale) + zero, 0, 255) - zero) * scale
 
 
+def by_row(x: Tensor) -> Tensor:
+    """x with each row through codes at its own range."""
+    rows = [dynamic(row) for row in x.reshape(-1, x.shape[-1])]
+    return torch.stack(rows).reshape(x.shape)
+
+
 def float8(x: Tensor, peak: float, name: str) -> Tensor:
     """x through 8-bit floats whose largest stands for `peak`."""
     dtype = FP8[name]
@@ -70,7 +76,7 @@ class FakeLinear(nn.Module):
         if grid is None:
             seen = x
         elif self.scheme.dynamic:
-            seen = dynamic(x)
+            seen = by_row(x) if self.scheme.by_row else dynamic(x)
         elif grid.name == "uint8":
             seen = uint8(x, self.low, self.high)[0]
         else:

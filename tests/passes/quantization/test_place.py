@@ -40,7 +40,7 @@ def linear(inputs=128, outputs=128):
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_schemes_own_form(name):
     scheme = SCHEMES[name]
-    wanted = Form(scheme.weight, scheme.activation, scheme.dynamic)
+    wanted = Form(scheme.weight, scheme.activation, scheme.dynamic, scheme.by_row)
     assert decide(linear(), scheme, "auto") == wanted
 
 
