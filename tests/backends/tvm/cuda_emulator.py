@@ -51,7 +51,7 @@ def emulate(built: CudaBuilt, scheduled: Scheduled, folder: Path) -> CudaSession
     for name, types in kernels(built.source).items():
         function = kernel(getattr(library, f"emulate_{name}"), types, axes[name])
         tvm_ffi.register_global_func(name, function, override=True)
-    forget_device_code(built.model.library.mod)
+    forget_device_code(built.model.code.library.mod)
     pretend_device(built.arch)
     return CudaSession(built)
 

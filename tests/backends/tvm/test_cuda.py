@@ -137,7 +137,7 @@ def test_cuda_graph() -> None:
     graph = graph_of(model, torch.randn(4, 8))
     for wanted in (False, True):
         found = build_cuda(graph, "sm_80", cuda_graph=wanted, check=False)
-        assert ("cuda_graph.run_or_capture" in found.model.library.as_text()) is wanted
+        assert ("cuda_graph.run_or_capture" in found.model.code.library.as_text()) is wanted
 
 
 @pytest.mark.parametrize(("arch", "said"), [("cuda", "such as 'sm_80'"), ("sm_50", "or newer")])

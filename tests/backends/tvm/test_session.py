@@ -9,6 +9,7 @@ import torch
 
 from passel.backends.explain import InputSpec
 from passel.backends.tvm.aligned import BOUNDARY, aligned_array, aligned_tensor, copy_of
+from passel.backends.tvm.code import Code
 from passel.backends.tvm.machine import machine_of
 from passel.backends.tvm.session import TvmSession, use_threads
 from passel.errors import BackendUnavailable, InvalidInput, InvalidModel
@@ -208,4 +209,4 @@ def test_what_the_vm_cannot_load(session):
     from dataclasses import replace
 
     with pytest.raises(InvalidModel, match="TVM cannot load the model"):
-        TvmSession(replace(session.model, library=object()))
+        TvmSession(replace(session.model, code=Code(object(), {}, [], [])))
