@@ -126,11 +126,14 @@ class Space:
         return max(1, len(self.cores) // threads) if self.throughput and threads else 1
 
     def starts(self) -> list[dict[str, Value]]:
-        """Values to try before any search, each complete, the baseline first."""
+        """Values to try before any search, each complete, the baseline first.
+
+        What tends to gain most comes early, as a budget may be short: TVM before the forms.
+        """
         usual = self.values()
         found = [{**usual, "passes": OFF}, usual]
+        found += [{**usual, "backend": name} for name in self.backends[:0:-1]]
         found += [{**usual, "form": form} for form in FORM.options[1:]]
-        found += [{**usual, "backend": name} for name in self.backends[1:]]
         found += [{**usual, "backend": n, "kernels": ON} for n in self.backends if self._tunes(n)]
         for name in (self.backends[0], *(n for n in self.backends[1:] if n == "tvm")):
             schemes = [one for one in self.schemes if one != BY_ROW or name == "tvm"]
