@@ -165,7 +165,7 @@ def test_the_command_tunes_over_loopback(tracker, tmp_path, monkeypatch, capsys)
     target = f"cpu:arch={llvm_get_system_cpu()},threads=2"
     words = f"tune in.onnx --rpc {at} --target {target} --budget 90s -o there"
     assert cli.main(words.split()) == 0
-    assert "wrote there" in capsys.readouterr().out
+    assert "saved to there" in capsys.readouterr().out
     (folder,) = (tmp_path / "cache" / "kernels").iterdir()
     assert folder.name.startswith(KEY)
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
