@@ -7,6 +7,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
+from .backends.cache_folder import database_file
 from .backends.choices import SessionChoice
 from .backends.compiled import CompiledModel
 from .backends.eager import EagerSession
@@ -138,6 +139,8 @@ def tuned(
     default = job.passes == list(DEFAULT) and not job.exclude
     if asked.backend != "auto" or not (asked.measure and default):
         return None
+    if not database_file().exists():
+        return None  # naming the graph takes a walk over it
     from .backends.tuning.memory import tuned_plan
 
     with stage(job.report, "lookup"):

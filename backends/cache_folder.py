@@ -26,6 +26,18 @@ def cache_folder() -> Path:
         raise InvalidInput(f"no home folder for the cache: set {VARIABLE} to a folder") from error
 
 
+def database_file(given: "str | os.PathLike[str] | None" = None) -> Path:
+    """The database of tuned results that a caller names: a file, a folder, or None for the user's.
+
+    Raises:
+        InvalidInput: as `cache_folder`.
+    """
+    if given is None:
+        return cache_folder() / FILE
+    path = Path(given).expanduser().absolute()
+    return path / FILE if path.is_dir() else path
+
+
 def _platform_cache() -> Path:
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")

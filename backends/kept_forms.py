@@ -38,7 +38,4 @@ class KeptForm:
 
     def keep(self, name: str) -> None:
         """Remember it; a folder that cannot be written to only costs time later."""
-        try:
-            self._lines.put(self._key, name)
-        except OSError:
-            return
+        self._lines.keep(self._key, name)

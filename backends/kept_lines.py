@@ -39,6 +39,13 @@ class KeptLines(Generic[T]):
         """The value of a key, if there is one."""
         return self._known.get(key)
 
+    def keep(self, key: str, value: T) -> None:
+        """The same as `put`, but a file that cannot be written only costs time later."""
+        try:
+            self.put(key, value)
+        except OSError:
+            self.path = None
+
     def put(self, key: str, value: T) -> None:
         """Keep a value.
 

@@ -63,7 +63,7 @@ def _quantize(op: Quantize, e: "Emitter") -> Any:
         return _grouped(op, e, lib.quantize_per_channel_group.default, x, *bounds, op.block)
     target, zero_point = lib.quantize_per_channel.default, _zero_points(op, e)
     if zero_point is None:
-        zero_point = e.call(aten.zeros_like.default, e.arg(1), dtype=torch.int64)
+        zero_point = _zeros(e.arg(1), e)
     return e.call(target, x, e.arg(1), zero_point, op.axis, *bounds)
 
 
@@ -93,10 +93,15 @@ def _per_tensor(
     if scale is not None and zero_point is not None:
         return e.call(packet.default, x, float(scale), zero_point, *bounds, **named)
     if op.zero_point is None:
-        held = e.call(aten.zeros_like.default, e.arg(1), dtype=torch.int64)
+        held = _zeros(e.arg(1), e)
     else:
         held = e.arg(2)
     return e.call(packet.tensor, x, e.arg(1), held, *bounds, **named)
+
+
+def _zeros(scale: Any, e: "Emitter") -> Any:
+    """Zero points that are 0, for operators that want them."""
+    return e.call(aten.zeros_like.default, scale, dtype=torch.int64)
 
 
 def _number(zero_point: Value) -> int | None:
@@ -127,7 +132,7 @@ def _row_grid(op: Quantizer, e: "Emitter") -> tuple[Any, Any]:
     """Scales and zero points, which torch's operators by token want both."""
     zero_points = _zero_points(op, e)
     if zero_points is None:
-        zero_points = e.call(aten.zeros_like.default, e.arg(1), dtype=torch.int64)
+        zero_points = _zeros(e.arg(1), e)
     return e.arg(1), zero_points
 
 
@@ -148,7 +153,7 @@ def _grouped(op: Quantizer, e: "Emitter", target: Any, x: Any, *rest: Any) -> An
     scale = _turned(op.scale, e.arg(1), e) if turn else e.arg(1)
     zero_points = _zero_points(op, e, turn=turn)
     if zero_points is None and isinstance(op, Quantize):
-        zero_points = e.call(aten.zeros_like.default, scale, dtype=torch.int64)
+        zero_points = _zeros(scale, e)
     result = e.call(target, _turned(op.x, x, e) if turn else x, scale, zero_points, *rest)
     return e.call(aten.permute.default, result, [1, 0]) if turn else result
 

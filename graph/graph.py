@@ -131,6 +131,15 @@ class Graph:
             return self.add(op, *results)
         return self.add(op, *results, before=self._first)
 
+    def add_behind(
+        self, value: Value, op: OpT, *results: tuple[Shape | None, np.dtype | None], name: str = ""
+    ) -> OpT:
+        """Insert a new op right behind what makes `value`; before every other one if no op does."""
+        op.name = op.name or self.fresh_name(name or op.kind.lower())
+        if value.producer is None:
+            return self.prepend(op, *results)
+        return self.add(op, *results, after=value.producer)
+
     def set_input(self, op: Op, index: int, value: Value | None) -> None:
         """Let one operand of `op` be `value`; absent trailing operands are filled in with None."""
         while len(op.inputs) <= index:

@@ -8,11 +8,9 @@ from ..graph.ops import Linear, Transpose
 
 def place(graph: Graph, op: Op, operand: Value, shape: Shape, name: str = "") -> Value:
     """Insert `op` right after what makes `operand` (a graph input may have no producer)."""
-    if operand.producer is None:
-        op.name = graph.fresh_name(name) if name else ""
-        return graph.prepend(op, (shape, operand.dtype)).output
-    op.scope = operand.producer.scope
-    return graph.add(op, (shape, operand.dtype), after=operand.producer, name=name).output
+    if operand.producer is not None:
+        op.scope = operand.producer.scope
+    return graph.add_behind(operand, op, (shape, operand.dtype), name=name).output
 
 
 def insert_product(

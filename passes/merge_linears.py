@@ -77,12 +77,8 @@ class MergeLinears(Pass[Siblings]):
         assert first.output.shape is not None
         lead, dtype = first.output.shape[:-1], first.output.dtype
         merged = Linear(inputs=list(operands), layout="io", scope=first.scope)
-        anchor, result = first.x.producer, ((*lead, sum(sizes)), dtype)
-        merged.name = graph.fresh_name(f"{first.name}_merged")
-        if anchor is None:
-            graph.prepend(merged, result)
-        else:
-            graph.add(merged, result, after=anchor)
+        name, result = f"{first.name}_merged", ((*lead, sum(sizes)), dtype)
+        graph.add_behind(first.x, merged, result, name=name)
         split = Split(inputs=[merged.output], axis=len(lead), sizes=sizes, scope=first.scope)
         graph.add(split, *(((*lead, size), dtype) for size in sizes), after=merged)
         for linear, piece in zip(site.linears, split.outputs, strict=True):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import passel
+from passel.backends import hardware
 from passel.backends.tvm import available
 from passel.errors import BackendUnavailable, InvalidInput, UnsupportedModel
 from passel.models import DIGITS, VIT_S16, MoDViT, Routing, ViT, randomize, vit_inputs
@@ -103,7 +104,7 @@ def test_what_to_install(versions: dict[str, str], message: str, monkeypatch: An
             raise importlib.metadata.PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(available, "version", version)
+    monkeypatch.setattr(hardware, "version", version)
     with pytest.raises(BackendUnavailable, match=message):
         passel.compile(nn.Linear(2, 2).eval(), torch.randn(1, 2), backend="tvm")
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cache_folder import FILE, cache_folder
+from ..cache_folder import database_file
 from .memory import Remembered, glimpsed, recalled
 from .records import Key
 
@@ -26,7 +26,7 @@ class Late:
         self._file = _file_of(given)
         self._open: Database | None = None
         if self._file is None or not self._file.is_file():
-            self._open = self.database
+            _ = self.database
 
     @property
     def database(self) -> "Database":
@@ -49,9 +49,7 @@ class Late:
 
 def _file_of(given: object) -> Path | None:
     """The file that a caller names, None for what else it may be."""
-    if given is None:
-        return cache_folder() / FILE
-    if isinstance(given, os.PathLike) or (isinstance(given, str) and "://" not in given):
-        path = Path(given).expanduser().absolute()
-        return path / FILE if path.is_dir() else path
+    is_url = isinstance(given, str) and "://" in given
+    if given is None or (isinstance(given, str | os.PathLike) and not is_url):
+        return database_file(given)
     return None

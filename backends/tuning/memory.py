@@ -13,7 +13,7 @@ from ...errors import PasselError
 from ...graph import Graph
 from ...passes.base import AnyPass
 from ...passes.registry import DEFAULT
-from ..cache_folder import FILE, cache_folder
+from ..cache_folder import database_file
 from ..hardware import Hardware, fingerprint
 from ..target import Target
 from .glimpse import glimpse
@@ -161,10 +161,7 @@ def tuned_plan(
     is as good as none.
     """
     try:
-        file = cache_folder() / FILE
-        if not file.exists():
-            return None
-        found = glimpsed(file, key_of(graph, inputs, Target.of(target), threads=threads))
+        found = glimpsed(database_file(), key_of(graph, inputs, Target.of(target), threads=threads))
     except PasselError:
         return None
     return None if found is None else found.plan

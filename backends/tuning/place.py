@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from ...errors import BackendUnavailable, InvalidInput
-from ..cache_folder import FILE, cache_folder
+from ..cache_folder import database_file
 
 PACKAGES = {
     "psycopg2": "psycopg2-binary",
@@ -51,8 +51,7 @@ class Place:
         """
         if isinstance(given, str) and "://" in given:
             return cls._of_url(given)
-        path = cache_folder() if given is None else Path(given).expanduser().absolute()
-        file = path / FILE if given is None or path.is_dir() else path
+        file = database_file(given)
         return cls(URL.create("sqlite", database=str(file)), file)
 
     @classmethod

@@ -3,9 +3,9 @@
 import importlib
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 from ...errors import BackendUnavailable
+from ..hardware import version_of
 
 TVM = "0.27.0.post1"
 FFI_FROM = (0, 1, 14)
@@ -47,12 +47,12 @@ def require(threads: int = 0) -> None:
 
 def problem() -> str | None:
     """What is wrong with what is installed, and what to do; None if nothing. Imports nothing."""
-    found = _version("apache-tvm")
+    found = version_of("apache-tvm")
     if found is None:
         return f"backend 'tvm' needs Apache TVM, which is missing: {INSTALL}"
     if found != TVM:
         return f"backend 'tvm' needs apache-tvm {TVM}, but {found} is installed: {INSTALL}"
-    ffi = _version("apache-tvm-ffi")
+    ffi = version_of("apache-tvm-ffi")
     if ffi is None:
         return f"apache-tvm {TVM} needs apache-tvm-ffi, which is missing: {INSTALL_FFI}"
     if not FFI_FROM <= _numbers(ffi) < FFI_BEFORE:
@@ -65,13 +65,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -22,10 +22,7 @@ class Verdicts:
 
     def put(self, key: str, verdict: str) -> None:
         """Keep a verdict; a folder that cannot be written to only costs time later."""
-        try:
-            self._lines.put(_full(key), verdict)
-        except OSError:
-            self._lines.path = None
+        self._lines.keep(_full(key), verdict)
 
 
 def _full(key: str) -> str:

@@ -59,7 +59,8 @@ def quantize_dynamic(graph: Graph, op: Op, *, by_row: bool = False) -> None:
     if found is None:
         found = DynamicQuantize(inputs=[x], scope=op.scope)
         codes, scale = np.dtype(np.uint8), np.dtype(np.float32)
-        _add_after(graph, x, found, (x.shape, codes), ((), scale), ((), codes))
+        results = (x.shape, codes), ((), scale), ((), codes)
+        graph.add_behind(x, found, *results, name=f"{x.name}_dynamicquantize")
     made, step, zero = found.outputs
     _read(graph, op, made, x.dtype, step, zero)
 
@@ -143,7 +144,7 @@ def _quantize(
     ]
     scope = "" if source.producer is None else source.producer.scope
     op = Quantize(inputs=list(operands), scope=scope)
-    _add_after(graph, source, op, (source.shape, grid.dtype))
+    graph.add_behind(source, op, (source.shape, grid.dtype), name=f"{source.name}_quantize")
     return op.output
 
 
@@ -168,14 +169,5 @@ def _read(
     found = next((one for one in codes.readers if isinstance(one, Dequantize)), None)
     if found is None:
         found = Dequantize(inputs=[codes, scale, zero], axis=axis, block=block, scope=op.scope)
-        _add_after(graph, codes, found, (codes.shape, dtype))
+        graph.add_behind(codes, found, (codes.shape, dtype), name=f"{codes.name}_dequantize")
     graph.set_input(op, 0, found.output)
-
-
-def _add_after(graph: Graph, value: Value, op: Op, *results: tuple) -> None:  # type: ignore[type-arg]
-    name = f"{value.name}_{op.kind.lower()}"
-    if value.producer is None:
-        op.name = graph.fresh_name(name)
-        graph.prepend(op, *results)
-    else:
-        graph.add(op, *results, after=value.producer, name=name)

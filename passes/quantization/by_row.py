@@ -23,7 +23,7 @@ STEPS = 255.0
 
 def has_rows(x: Value) -> bool:
     """Whether the width of a row is known, so that a block can be one."""
-    return x.rank is not None and x.rank > 0 and isinstance((x.shape or ("",))[-1], int)
+    return bool(x.shape) and isinstance((x.shape or ("",))[-1], int)
 
 
 def codes_by_row(graph: Graph, x: Value, scope: str) -> Quantize:
@@ -40,10 +40,11 @@ class _Chain:
     def __init__(self, graph: Graph, x: Value, scope: str) -> None:
         assert x.shape is not None
         self.graph, self.x, self.scope = graph, x, scope
-        self.last = x.producer
+        self.last = x
         self.grid: Shape = (*x.shape[:-1], 1)
-        narrow = x.dtype is None or x.dtype.itemsize < NARROW
-        self.dtype = np.dtype(np.float32) if narrow or x.dtype is None else x.dtype
+        self.dtype = np.dtype(np.float32)
+        if x.dtype is not None and x.dtype.itemsize >= NARROW:
+            self.dtype = x.dtype
 
     def codes(self) -> Quantize:
         """The op that makes the codes."""
@@ -82,13 +83,8 @@ class _Chain:
     def _add(self, op: Op, shape: Shape, dtype: np.dtype | None) -> Value:
         op.scope = self.scope
         name = f"{self.x.name}_{op.kind.lower()}"
-        if self.last is None:
-            op.name = self.graph.fresh_name(name)
-            self.graph.prepend(op, (shape, dtype))
-        else:
-            self.graph.add(op, (shape, dtype), after=self.last, name=name)
-        self.last = op
-        return op.output
+        self.last = self.graph.add_behind(self.last, op, (shape, dtype), name=name).output
+        return self.last
 
 
 @dataclass(frozen=True)

@@ -144,5 +144,5 @@ def test_detect_names_the_cpu_as_llvm_does() -> None:
 
 
 def test_without_tvm_the_cpu_has_no_name(monkeypatch: Any) -> None:
-    monkeypatch.setattr("passel.backends.tvm.available._version", lambda package: None)
+    monkeypatch.setattr("passel.backends.tvm.available.version_of", lambda package: None)
     assert Target.detect().arch == ""

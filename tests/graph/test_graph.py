@@ -54,6 +54,10 @@ def test_add_before_after_prepend_and_append():
     graph.prepend(Elementwise(inputs=[x], fn="neg"), result)
     graph.append(Elementwise(inputs=[x], fn="abs"))
     assert kinds(graph) == ["neg", "sin", "exp", "cos", "tanh", "abs"]
+    graph.add_behind(exp.output, Elementwise(inputs=[x], fn="sqrt"), result, name="root")
+    graph.add_behind(x, Elementwise(inputs=[x], fn="log"), result)
+    assert kinds(graph) == ["log", "neg", "sin", "exp", "sqrt", "cos", "tanh", "abs"]
+    assert named(graph, "root").fn == "sqrt"
     empty = Graph(binding=None)
     empty.prepend(Elementwise(fn="neg"), result)
     assert kinds(empty) == ["neg"]

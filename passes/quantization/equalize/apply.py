@@ -124,15 +124,12 @@ def _inserted(value: Value, inverse: Diagonal) -> Edit:
     """Compute inverse(value) for the Linears that read `value` now."""
 
     def apply(graph: Graph) -> None:
-        readers, producer = list(_linears(value)), value.producer
+        readers = list(_linears(value))
         name = f"{value.name}_equalized"
         factor = graph.constant(inverse.scale.astype(value.dtype), f"{name}_scale")
         scope = readers[0].scope
         op = Affine(inputs=[value, factor], name=graph.fresh_name(name), scope=scope)
-        if producer is None:
-            graph.prepend(op, (value.shape, value.dtype))
-        else:
-            graph.add(op, (value.shape, value.dtype), after=producer)
+        graph.add_behind(value, op, (value.shape, value.dtype))
         for reader in readers:
             graph.set_input(reader, 0, op.output)
 

@@ -143,7 +143,7 @@ def test_a_compiler_that_fails(built, tmp_path, monkeypatch):
 
 
 def test_without_tvm(path, monkeypatch):
-    monkeypatch.setattr(available, "_version", lambda package: None)
+    monkeypatch.setattr(available, "version_of", lambda package: None)
     with pytest.raises(BackendUnavailable, match=r'missing: pip install "passel\[tvm\]"'):
         load_model(path)
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+from passel.backends import hardware
 from passel.backends.tvm import available
 from passel.errors import BackendUnavailable
 
@@ -26,7 +27,7 @@ def installed(monkeypatch):
                 raise PackageNotFoundError(name)
             return found
 
-        monkeypatch.setattr(available, "version", version)
+        monkeypatch.setattr(hardware, "version", version)
 
     return pretend
 
