@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from .backends.compiled import CompiledModel
 from .backends.cpu_facts import allowed_processors
 from .backends.hardware import Hardware
+from .backends.select import AS_LOWERED
 from .backends.target import Target
 from .backends.tuning.book import Book
 from .backends.tuning.child import Child, command
@@ -124,14 +125,22 @@ class Tuner:
 
     def _searched(self, book: Book, stable: Stable, subject: Subject, progress: Progress) -> Found:
         asked = self.asked
-        torch_runs = "torch" in book.space.backends and subject.onnx is not None
-        fallback = Plan(backend="torch", form="", threads=asked.threads) if torch_runs else None
-        search = Search(book, stable, asked.objective, asked.limits, progress, fallback)
+        fallbacks = self._fallbacks(subject)
+        search = Search(book, stable, asked.objective, asked.limits, progress, fallbacks)
         try:
             return search.run()
         except Failed as failed:
             kind = UnsupportedModel if failed.kind == "UnsupportedModel" else InvalidModel
             raise kind(f"autotune: the model as it is does not run: {failed.why}") from None
+
+    def _fallbacks(self, subject: Subject) -> list[Plan]:
+        """What to compare with where ONNX Runtime does not run the model as it was exported."""
+        found, threads = [], self.asked.threads
+        if subject.onnx is not None:
+            found.append(Plan(form=AS_LOWERED, threads=threads))
+            if subject.program is not None:
+                found.append(Plan(backend="torch", form="", threads=threads))
+        return found
 
     def _subject(self) -> Subject:
         captured, program = self.captured, self.captured.program

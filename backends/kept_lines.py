@@ -1,7 +1,7 @@
 """Values by key in a file: a line of JSON for each, appended in one write.
 
 Several processes may share the file; a line that cannot be read is passed over, and the last one of
-a key counts.
+a key counts. A file that cannot be read holds nothing.
 """
 
 import json
@@ -24,13 +24,12 @@ class KeptLines(Generic[T]):
         """`read` makes a value of what JSON has; ValueError or TypeError if it cannot."""
         self.path = path
         self._known: dict[str, T] = {}
-        if path is not None and path.is_file():
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    key, value = json.loads(line)
-                    self._known[str(key)] = read(value)
-                except (ValueError, TypeError):
-                    continue
+        for line in _lines(path):
+            try:
+                key, value = json.loads(line)
+                self._known[str(key)] = read(value)
+            except (ValueError, TypeError):
+                continue
 
     def __len__(self) -> int:
         return len(self._known)
@@ -62,3 +61,11 @@ class KeptLines(Generic[T]):
             os.write(file, line.encode())
         finally:
             os.close(file)
+
+
+def _lines(path: Path | None) -> list[str]:
+    """The lines of a file; none where it is missing or cannot be read."""
+    try:
+        return [] if path is None else path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []

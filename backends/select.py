@@ -29,6 +29,8 @@ MEASURE_SECONDS = 0.4
 MEASURE_BYTES = 1 << 30
 """Above this size of weights only the favourite is built: each candidate holds packed copies."""
 
+AS_LOWERED = "as lowered"
+"""The form in which only what the runtime could not read is spelled otherwise."""
 FORM = Choice(
     "form",
     (
@@ -36,7 +38,7 @@ FORM = Choice(
         "matrices, merged linears",
         "matrices, skip norms",
         "matrices, products by block",
-        "as lowered",
+        AS_LOWERED,
     ),
 )
 """Which spelling of the graph the runtime gets, the usual winner first."""
@@ -178,7 +180,7 @@ class _Search:
 
 def build(form: str, lowered: ir.Model) -> ir.Model:
     """The lowered model in one of the forms of `FORM`."""
-    if form == "as lowered":
+    if form == AS_LOWERED:
         return readable(lowered)
     merge = ["merge-linears"] if "merged" in form else []
     specs = ["canonicalize", *merge, "flatten-tokens", "canonicalize", "eliminate-dead-code"]

@@ -80,6 +80,8 @@ class Arena:
             value, outcome = cost / self.cost, MEASURED
         else:
             found = self._duel(contender)
+            if found.ratio < BETTER and not found.stopped:
+                found = self._duel(contender)  # of many, some win by luck: that is not to count
             cost, value = found.milliseconds[1], found.ratio * self.value
             outcome = SLOWER if found.stopped else MEASURED
         return Result(outcome, value, cost, fingerprint=contender.fingerprint, error=error)

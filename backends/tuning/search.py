@@ -1,8 +1,8 @@
 """The search: ask for a plan, let it meet the best so far, write down what came of it."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .arena import BETTER, Arena, Contenders
@@ -17,6 +17,8 @@ REPEATS, TRIES = 3, 300
 """Known plans in a row before a new one is drawn at random; draws before there is none left."""
 RECOVER_SECONDS = 60.0
 """How often to look for trials of workers that were killed."""
+KERNELS_AT_LEAST = 1.0
+"""Seconds for a plan that wants its kernels tuned when no time is left; they must not be 0."""
 CONFIRMED = 3
 """How many of the best plans get the chance to beat the baseline once more."""
 
@@ -62,7 +64,7 @@ class Search:
         objective: "latency", "throughput" or "memory".
         limits: when to stop.
         progress: told about every step.
-        fallback: the baseline where plain ONNX Runtime cannot be one.
+        fallbacks: baselines to take where plain ONNX Runtime cannot be one, the best first.
     """
 
     def __init__(
@@ -72,12 +74,12 @@ class Search:
         objective: str,
         limits: Limits,
         progress: Progress,
-        fallback: Plan | None = None,
+        fallbacks: Sequence[Plan] = (),
     ) -> None:
         self._book = book
         self._contenders = contenders
         self._progress = progress
-        self._fallback = fallback
+        self._fallbacks = fallbacks
         self._random = random.Random(book.seed)
         self._repeats, self._recovered = 0, 0.0
         self.standing = Standing(objective, limits)
@@ -107,15 +109,19 @@ class Search:
             return self._interrupted()
 
     def _opened(self) -> Arena:
-        """The arena with its baseline: plain ONNX Runtime, or torch where that fails."""
-        plan, objective = self._book.space.baseline, self.standing.objective
-        try:
-            return Arena(self._contenders, objective, plan)
-        except Failed as failed:
-            if self._fallback is None:
-                raise
-            self.notes.append(f"the baseline is torch: plain ONNX Runtime fails: {failed.why}")
-        return Arena(self._contenders, objective, self._fallback)
+        """The arena with its baseline: plain ONNX Runtime, or a fallback where that fails."""
+        first: Failed | None = None
+        for plan in (self._book.space.baseline, *self._fallbacks):
+            try:
+                arena = Arena(self._contenders, self.standing.objective, plan)
+            except Failed as failed:
+                first = first or failed
+                continue
+            if first is not None:
+                self.notes.append(f"the baseline is {plan}: plain ONNX Runtime fails: {first.why}")
+            return arena
+        assert first is not None
+        raise first
 
     def _recall(self) -> None:
         """Take over what earlier runs and other workers found."""
@@ -137,7 +143,7 @@ class Search:
             return
         self._say("measuring the best plan so far")
         try:
-            self._arena.challenge(self.standing.best, lambda _: None)
+            self._arena.challenge(self._within(self.standing.best), lambda _: None)
         except Failed as failed:
             self.notes.append(f"the best plan so far fails now: {failed.why}")
 
@@ -171,9 +177,17 @@ class Search:
             return Result(SAME, kind=LOST, why="another worker is at it")
         self._say(f"trying {plan}")
         try:
-            return arena.challenge(plan, self._known.programs.get)
+            return arena.challenge(self._within(plan), self._known.programs.get)
         except Failed as failed:
             return Result(FAILED, why=failed.why, kind=failed.kind)
+
+    def _within(self, plan: Plan) -> Plan:
+        """The plan, its kernels tuned for no longer than the search has left.
+
+        What was tuned before is used all the same.
+        """
+        left = self.standing.limits.search_seconds - self._before - self._clock.seconds
+        return replace(plan, kernels=min(plan.kernels, max(left, KERNELS_AT_LEAST)))
 
     def _finish(self, trial: Any, result: Result) -> None:
         self._book.tell(trial, result)
@@ -200,7 +214,7 @@ class Search:
                 break
             self._say(f"measuring {plan} against the baseline once more")
             try:
-                baseline, cost = self._arena.confirm(plan)
+                baseline, cost = self._arena.confirm(self._within(plan))
             except Failed as failed:
                 self.notes.append(f"not taken: {plan}: {failed.why}")
                 continue

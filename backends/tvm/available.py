@@ -5,6 +5,7 @@ import os
 import sys
 
 from ...errors import BackendUnavailable
+from .. import cpu_facts
 from ..hardware import version_of
 
 TVM = "0.27.0.post1"
@@ -35,7 +36,7 @@ def require(threads: int = 0) -> None:
     if found is not None:
         raise BackendUnavailable(found)
     if "tvm" not in sys.modules:
-        os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, usable_cores())))
+        os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, pool_size())))
         os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(SPINS))
     try:
         importlib.import_module("tvm")
@@ -60,11 +61,9 @@ def problem() -> str | None:
     return None
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def pool_size() -> int:
+    """A thread for each logical processor that this process may run on."""
+    return len(cpu_facts.allowed_processors() or ()) or cpu_facts.logical_cores()
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -46,7 +46,8 @@ def times(
     use_threads(machine.threads)
     calls = {name: _rotating(function, sets) for name, function in functions.items()}
     with beside_workers():
-        found = medians(interleaved(calls, seconds=seconds / len(calls)))
+        times = interleaved(calls, seconds=seconds / len(calls), same_threads=True)
+        found = medians(times)
     return {name: 1e3 * milliseconds for name, milliseconds in found.items()}
 
 

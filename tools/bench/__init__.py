@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ...backends.hardware import version_of
+from ...backends.hardware import Hardware, version_of
 
 PACKAGES = (
     *("torch", "onnx", "onnxruntime", "onnxscript", "transformers", "numpy"),
@@ -55,7 +55,7 @@ def bench(
     chosen, sides = models or list(DEFAULT), side or list(DEFAULT_SIDES)
     _known("model", chosen, MODELS)
     _known("side", sides, SIDES)
-    count = threads or os.cpu_count() or 1
+    count = threads or Hardware.detect().usable_cores
     os.environ[BUDGET] = budget
     console, err = Console(), Console(stderr=True)
     results = {}
@@ -96,7 +96,7 @@ def machine(threads: int) -> "dict[str, object]":
     """What the numbers were measured on."""
     return {
         "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": Hardware.detect().physical_cores,
         "threads": threads,
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := version_of(name))},

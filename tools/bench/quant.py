@@ -1,7 +1,6 @@
 """`passel bench --quant`: quantized models of passel and of others, by latency and by error."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ...backends.hardware import Hardware
 from ...errors import PasselError
 from .latency import Side, interleave, summary
 from .quant_build import UNAVAILABLE
@@ -79,7 +79,8 @@ def quant(
             raise typer.BadParameter(f"unknown model {name!r}; there are {', '.join(MODELS)}")
     wanted = None if sides is None else [side.strip() for side in sides.split(",")]
     plans = {name: chosen(wanted, name) for name in names}
-    plan = Plan(work_dir.resolve(), seconds, trial, threads or os.cpu_count() or 1, build_limit)
+    count = threads or Hardware.detect().usable_cores
+    plan = Plan(work_dir.resolve(), seconds, trial, count, build_limit)
     found: dict[str, list[Row]] = {}
     # A file has no edge to fold the table at.
     console = Console(width=None if sys.stdout.isatty() else 160)

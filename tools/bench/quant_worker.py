@@ -16,6 +16,7 @@ from ...backends.resident import peak_bytes, resident_bytes
 from .quant_error import fidelity
 from .quant_run import MODULES, RUNTIMES, Loaded, Program
 from .quant_work import Place, read_arrays
+from .worker import answer
 
 
 def main() -> None:
@@ -31,9 +32,9 @@ def main() -> None:
     _judge(loaded, place, side)
     call = loaded.bound(read_arrays(place.judged(0)))
     timed(call, 3)
-    print(json.dumps("ready"), flush=True)
+    answer("ready")
     for line in sys.stdin:
-        print(json.dumps(timed(call, int(line))), flush=True)
+        answer(timed(call, int(line)))
     print(json.dumps(peak_bytes() - imports), flush=True)
 
 

@@ -9,7 +9,6 @@ methods; those with a format of their own are run once, and shown last. Methods 
 minutes (COSTLY) run on MiniLM only when they are named.
 """
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ import torch
 import typer
 from rich.console import Console
 
+from ...backends.hardware import Hardware
 from .rounding_table import FLOAT, Row, table, write
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def main(
 
     widths = _widths(bits)
     named = _known_methods(methods.split(",")) if methods else None
-    setting, count = Setting(block, symmetric, sequential), threads or os.cpu_count() or 1
+    setting = Setting(block, symmetric, sequential)
+    count = threads or Hardware.detect().usable_cores
     torch.set_num_threads(count)
     console, err = Console(), Console(stderr=True)
     rows: list[dict[str, object]] = []

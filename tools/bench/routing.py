@@ -9,13 +9,14 @@ bytes are those of passel's report.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from ...backends.hardware import Hardware
 
 if TYPE_CHECKING:
     from ...passes.report import Size
@@ -40,7 +41,7 @@ def main(
     with err.status("counting") as status:
         before, routed, dense = sizes()
         sides = (ROUTED, DENSE, MASKED)
-        count = threads or os.cpu_count() or 1
+        count = threads or Hardware.detect().usable_cores
         rows = compare("pmod", sides, seconds=seconds, threads=count, progress=status.update)
     console.print(table(rows, {ROUTED: routed, DENSE: dense, MASKED: before}))
     share = routed.flops / dense.flops

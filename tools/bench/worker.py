@@ -16,7 +16,7 @@ import torch
 
 from ...backends.cache_folder import VARIABLE
 from ...backends.choices import SessionChoice
-from ...backends.measure import timed
+from ...backends.measure import settle, timed
 from ...backends.onnxruntime import Session
 from ...backends.resident import peak_bytes
 from ...capture import quiet
@@ -136,6 +136,12 @@ SIDES: dict[str, Callable[[Loaded, int], Call]] = {
 DEFAULT_SIDES = ("eager", "torch.compile", "onnxruntime", "passel")
 
 
+def answer(what: object) -> None:
+    """Tell the parent, when this process has become idle: another is timed next."""
+    settle()
+    print(json.dumps(what), flush=True)
+
+
 def main() -> None:
     """Serve turns until standard input ends."""
     side, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -143,9 +149,9 @@ def main() -> None:
     with torch.no_grad():
         call = SIDES[side](load(model), threads)
         timed(call, 3)
-        print(json.dumps("ready"), flush=True)
+        answer("ready")
         for line in sys.stdin:
-            print(json.dumps(timed(call, int(line))), flush=True)
+            answer(timed(call, int(line)))
     print(json.dumps(peak_bytes()), flush=True)
 
 

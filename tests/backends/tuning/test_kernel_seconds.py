@@ -1,9 +1,12 @@
 """Tuned kernels as a decision: when it is offered, and what becomes of it in a plan."""
 
+from passel.backends.tuning import search as searching
+from passel.backends.tuning.book import Book
 from passel.backends.tuning.plan import Plan
+from passel.backends.tuning.search import Search
 from passel.backends.tuning.space import OFF, ON, Space
 from passel.backends.tuning.standing import Limits
-from tests.backends.tuning.races import planned
+from tests.backends.tuning.races import Makers, Runner, memory, planned
 
 
 def test_short_searches_leave_kernels_alone() -> None:
@@ -36,3 +39,31 @@ def test_it_is_part_of_the_plan() -> None:
     assert Plan.from_json(plan.to_json()) == plan
     assert plan.digest != Plan(backend="tvm", form="").digest
     assert "tuned kernels" in str(plan)
+
+
+class Ticks:
+    """A clock that others move."""
+
+    seconds = 0.0
+
+
+def test_kernels_are_tuned_for_no_longer_than_the_search_has_left(monkeypatch) -> None:
+    """The budget counts, whatever share of it the plan would like; the plan stays what it is."""
+    clock, given = Ticks(), []
+    makers = Makers(lambda plan: 0.005 if plan.kernels else 0.010)
+    build = makers.build
+
+    def slow(plan: Plan, *, fresh: bool = False) -> Runner:
+        given.append((plan.kernels, 90 - clock.seconds))
+        clock.seconds += 10
+        return build(plan, fresh=fresh)
+
+    makers.build = slow
+    monkeypatch.setattr(searching, "Clock", lambda: clock)
+    space = Space(backends=("onnxruntime", "tvm"), kernel_seconds=80.0, threads=1)
+    book = Book(memory(), "race", space, 0)
+    found = Search(book, makers, "latency", Limits(100.0, None), lambda _: None).run()
+    assert all(wanted <= max(left, 1) for wanted, left in given)
+    assert any(1 < wanted < 80 for wanted, _ in given)
+    assert given[-1][0] == 1  # the last measurement uses what is there
+    assert found.plan.kernels == 80

@@ -3,6 +3,7 @@
 import pytest
 
 from passel.backends.choices import SessionChoice
+from passel.backends.tuning import arena as arenas
 from passel.backends.tuning import duel as duels
 from passel.backends.tuning.book import FAILED, MEASURED, SAME, SLOWER
 from passel.backends.tuning.plan import EXPORTED, Plan
@@ -61,6 +62,22 @@ def test_a_plan_that_was_only_lucky_does_not_win():
     assert found.plan == BASELINE
     assert found.cost == found.baseline
     assert any("no faster than the baseline when measured again" in note for note in found.notes)
+
+
+def test_a_plan_that_beat_the_best_by_luck_does_not_take_its_place(monkeypatch):
+    """It has to win twice in a row, and the second time is what counts."""
+    met = []
+
+    def lucky(incumbent, challenger, **options):
+        met.append(challenger.plan)
+        share = 0.5 if met.count(challenger.plan) == 1 else 1.1
+        return duels.Duel([([0.01], [0.01 * share])])
+
+    monkeypatch.setattr(arenas, "duel", lucky)
+    search = race(Makers(by_form), 10)
+    results = [result for _, result, _ in search._book.results() if result.outcome == MEASURED]
+    assert search._arena.incumbent.plan == BASELINE
+    assert {round(result.value, 6) for result in results} == {1.0, 1.1}
 
 
 def test_no_plan_is_built_twice_in_a_search():
@@ -124,9 +141,14 @@ def test_a_baseline_that_fails_is_an_error_or_is_replaced():
     with pytest.raises(Failed, match="no kernel"):
         race(Makers(by_form, broken=broken), 4)
     fallback = Plan(backend="torch", form="")
-    found = race(Makers(by_form, broken=broken), 4, fallback=fallback).found
+    found = race(Makers(by_form, broken=broken), 4, fallbacks=[fallback]).found
     assert found.plan.backend == "torch"
     assert found.notes == ["the baseline is torch: plain ONNX Runtime fails: no kernel"]
+    other = Plan(form="as lowered")
+    broken = lambda p: "InvalidModel: no mask" if p.form == EXPORTED else ""  # noqa: E731
+    search = race(Makers(by_form, broken=broken), 6, fallbacks=[other, fallback])
+    assert search._arena.baseline == other
+    assert len(search.found.notes) == 1
 
 
 def test_an_incumbent_whose_process_dies_is_started_again():

@@ -72,7 +72,7 @@ def test_the_pool_is_as_large_as_the_machine_unless_the_user_says_otherwise(inst
     monkeypatch.setattr(importlib, "import_module", lambda name: None)
     monkeypatch.delenv("TVM_NUM_THREADS", raising=False)
     available.require(1)
-    assert os.environ["TVM_NUM_THREADS"] == str(max(1, available.usable_cores()))
+    assert os.environ["TVM_NUM_THREADS"] == str(max(1, available.pool_size()))
     monkeypatch.setenv("TVM_NUM_THREADS", "1")
     available.require(8)
     assert os.environ["TVM_NUM_THREADS"] == "1"

@@ -206,6 +206,16 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     verdicts = Verdicts(tmp_path / "file" / "below")
     verdicts.put("key", "why")
     assert verdicts.get("key") == "why"
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / FILE).mkdir()
+    verdicts = Verdicts(tmp_path)
+    verdicts.put("key", "why")
+    assert verdicts.get("key") == "why"
+
+
+def test_lines_that_mean_nothing(tmp_path):
     for line in ("[1]", "{", json.dumps(["a", "b", "c"])):
         (tmp_path / FILE).write_text(line + "\n")
         assert Verdicts(tmp_path).get("a") is None
