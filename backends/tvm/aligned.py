@@ -7,14 +7,27 @@ already lies on one (torch's own allocations, most maps of files) is shared.
 import numpy as np
 import torch
 
+from ...graph.fx_tensor import to_numpy, to_torch
+
 BOUNDARY = 64
 """Bytes."""
 
 
 def aligned_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself if kernels can read it where it is, else a copy; never with a gradient."""
-    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return plain.clone() if plain.data_ptr() % BOUNDARY else plain
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    if plain.device.type != "cpu" or (plain.is_contiguous() and not plain.data_ptr() % BOUNDARY):
+        return plain
+    return copied(plain)
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy on a boundary, made by this thread alone.
+
+    A large one made by torch would wake its workers; they look for work for milliseconds after, on
+    the processors that TVM's workers need.
+    """
+    return to_torch(copy_of(to_numpy(tensor)))
 
 
 def aligned_array(array: np.ndarray) -> np.ndarray:

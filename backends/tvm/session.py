@@ -9,7 +9,7 @@ import torch
 from ...errors import InvalidInput, InvalidModel
 from ...graph.fx_tensor import to_numpy, to_torch
 from ..explain import mismatch
-from .aligned import aligned_tensor
+from .aligned import aligned_tensor, copied
 from .host import check_host
 from .model import TvmModel
 from .refusals import first_line
@@ -81,7 +81,7 @@ class TvmSession:
         for index, result in enumerate(results):
             address = result.data_ptr()
             if address in taken or address in self._fixed:
-                results[index] = result.clone()
+                results[index] = copied(result)
             taken.add(address)
         return results
 

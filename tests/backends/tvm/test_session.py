@@ -1,5 +1,8 @@
 """Sessions: what goes in and out, who owns it, and what is said of a wrong input."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import ml_dtypes
@@ -113,6 +116,31 @@ def test_only_what_kernels_cannot_read_is_copied():
     assert np.array_equal(moved, x.numpy())
     assert aligned_array(np.float32(3).reshape(())).shape == ()
     assert aligned_array(np.zeros((0, 4))).shape == (0, 4)
+
+
+COPY = """
+import os, torch
+from passel.backends.tvm.aligned import aligned_tensor
+torch.set_num_threads(2)
+x = torch.randn(2**22 + 1)
+before = len(os.listdir("/proc/self/task"))
+y, z = aligned_tensor(x[1:]), aligned_tensor(x[1:].view(2**11, -1).t())
+print(before, len(os.listdir("/proc/self/task")))
+assert torch.equal(y.clone(), x[1:]) and torch.equal(z.t().flatten(), y)
+print(before, len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_a_copy_wakes_none_of_torchs_workers():
+    """They look for work for a while, where TVM's are to run: calls took half as long again."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", COPY], env=environment, capture_output=True, text=True
+    )
+    ours, torchs = (line.split() for line in done.stdout.splitlines())
+    assert ours[0] == ours[1], done.stderr
+    assert torchs[0] != torchs[1]  # which is how one would see it
 
 
 @pytest.mark.parametrize(
