@@ -7,7 +7,7 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from .backends.cache_folder import database_file
+from .backends.cache_folder import has_database
 from .backends.choices import SessionChoice
 from .backends.compiled import CompiledModel
 from .backends.eager import EagerSession
@@ -139,7 +139,7 @@ def tuned(
     default = job.passes == list(DEFAULT) and not job.exclude
     if asked.backend != "auto" or not (asked.measure and default):
         return None
-    if not database_file().exists():
+    if not has_database():
         return None  # naming the graph takes a walk over it
     from .backends.tuning.memory import tuned_plan
 

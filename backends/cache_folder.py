@@ -38,6 +38,14 @@ def database_file(given: "str | os.PathLike[str] | None" = None) -> Path:
     return path / FILE if path.is_dir() else path
 
 
+def has_database() -> bool:
+    """Whether the user has a database of tuned results; without a home folder there is none."""
+    try:
+        return database_file().exists()
+    except InvalidInput:
+        return False
+
+
 def _platform_cache() -> Path:
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")

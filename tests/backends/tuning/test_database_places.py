@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy.engine import URL
 
+import passel
 from passel.backends.cache_folder import cache_folder
 from passel.backends.tuning import place
 from passel.backends.tuning.database import Database
@@ -42,6 +44,8 @@ def test_no_home(monkeypatch: Any) -> None:
     monkeypatch.setattr(Path, "home", nowhere)
     with pytest.raises(InvalidInput, match="set PASSEL_CACHE"):
         cache_folder()
+    linear, x = torch.nn.Linear(4, 4).eval(), torch.ones(1, 4)
+    assert torch.allclose(passel.compile(linear, (x,))(x), linear(x))  # nothing was tuned: no error
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: Any) -> None:
