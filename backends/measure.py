@@ -24,16 +24,21 @@ def interleaved(
     The order alternates, so that none always runs behind the same neighbour, and a turn begins
     when the threads of the one before are idle; none has to wait where all share their threads.
     """
-    calls = {name: _calls_per_turn(call) for name, call in candidates.items()}
+
+    def turn(name: str, count: int) -> list[float]:
+        found = timed(candidates[name], count)
+        if not same_threads:
+            settle()
+        return found
+
+    calls = {name: calls_in(TURN_SECONDS, min(turn(name, 3))) for name in candidates}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     deadline = time.perf_counter() + seconds * len(candidates)
-    turn = 0
-    while turn < min_turns or time.perf_counter() < deadline:
-        for name in list(candidates)[:: 1 if turn % 2 == 0 else -1]:
-            times[name] += timed(candidates[name], calls[name] + 1)[1:]
-            if not same_threads:
-                settle()
-        turn += 1
+    turns = 0
+    while turns < min_turns or time.perf_counter() < deadline:
+        for name in list(candidates)[:: 1 if turns % 2 == 0 else -1]:
+            times[name] += turn(name, calls[name] + 1)[1:]
+        turns += 1
     return times
 
 
@@ -61,11 +66,9 @@ def settle() -> None:
             return
 
 
-def _calls_per_turn(call: Callable[[], object]) -> int:
-    """How many calls fill a turn; also warms the candidate up."""
-    once = min(timed(call, 3))
-    settle()
-    return max(1, min(MAX_CALLS, int(TURN_SECONDS / max(once, 1e-6))))
+def calls_in(seconds: float, once: float) -> int:
+    """How many calls of so many seconds each fill a turn: at least one, at most MAX_CALLS."""
+    return max(1, min(MAX_CALLS, int(seconds / max(once, 1e-6))))
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..measure import MAX_CALLS, medians
+from ..measure import calls_in, medians
 
 TURN_SECONDS = 0.06
 MIN_TURNS = 3
@@ -93,8 +93,7 @@ def duel(
 
 def _calls(side: Side) -> int:
     """How many calls fill a turn; also warms the side up."""
-    once = min(side.time(3))
-    return max(1, min(MAX_CALLS, int(TURN_SECONDS / max(once, 1e-6))))
+    return calls_in(TURN_SECONDS, min(side.time(3)))
 
 
 def _share(ordered: Sequence[float], share: float) -> float:

@@ -46,8 +46,7 @@ def times(
     use_threads(machine.threads)
     calls = {name: _rotating(function, sets) for name, function in functions.items()}
     with beside_workers():
-        times = interleaved(calls, seconds=seconds / len(calls), same_threads=True)
-        found = medians(times)
+        found = medians(interleaved(calls, seconds=seconds / len(calls), same_threads=True))
     return {name: 1e3 * milliseconds for name, milliseconds in found.items()}
 
 

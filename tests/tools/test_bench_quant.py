@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +272,16 @@ def test_the_command_line_has_the_option() -> None:
     assert shown.exit_code == 0
     assert "--work-dir" in shown.output
     assert "--work-dir" not in CliRunner().invoke(app, ["bench", "--help"]).output
+
+
+def test_a_side_has_no_runtime_in_its_process_but_its_own() -> None:
+    """Another's imports would be part of its peak of memory, and its threads in its way."""
+    code = (
+        "import sys, passel.tools.bench.quant_worker\n"
+        "print([name for name in ('torch', 'onnxruntime', 'tvm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.slow

@@ -11,12 +11,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from ...backends.measure import timed
-from ...backends.resident import peak_bytes, resident_bytes
+from ...backends.resident import resident_bytes
 from .quant_error import fidelity
 from .quant_run import MODULES, RUNTIMES, Loaded, Program
 from .quant_work import Place, read_arrays
-from .worker import answer
+from .turns import serve
 
 
 def main() -> None:
@@ -31,11 +30,7 @@ def main() -> None:
     loaded = RUNTIMES[built["runtime"]](program)
     _judge(loaded, place, side)
     call = loaded.bound(read_arrays(place.judged(0)))
-    timed(call, 3)
-    answer("ready")
-    for line in sys.stdin:
-        answer(timed(call, int(line)))
-    print(json.dumps(peak_bytes() - imports), flush=True)
+    serve(call, imports)
 
 
 def _judge(loaded: Loaded, place: Place, side: str) -> None:

@@ -1,7 +1,6 @@
 """One side of the benchmark, in a process of its own: loads the model, then times calls on demand.
 
-The parent writes a number of calls per line; the answer is one JSON list of seconds. A process per
-side keeps thread pools, spinning threads and peak memory apart.
+A process per side keeps thread pools, spinning threads and peak memory apart.
 """
 
 import json
@@ -16,11 +15,10 @@ import torch
 
 from ...backends.cache_folder import VARIABLE
 from ...backends.choices import SessionChoice
-from ...backends.measure import settle, timed
 from ...backends.onnxruntime import Session
-from ...backends.resident import peak_bytes
 from ...capture import quiet
 from .models import Loaded, load
+from .turns import serve
 
 Call = Callable[[], Any]
 
@@ -136,23 +134,13 @@ SIDES: dict[str, Callable[[Loaded, int], Call]] = {
 DEFAULT_SIDES = ("eager", "torch.compile", "onnxruntime", "passel")
 
 
-def answer(what: object) -> None:
-    """Tell the parent, when this process has become idle: another is timed next."""
-    settle()
-    print(json.dumps(what), flush=True)
-
-
 def main() -> None:
     """Serve turns until standard input ends."""
     side, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(threads)
     with torch.no_grad():
         call = SIDES[side](load(model), threads)
-        timed(call, 3)
-        answer("ready")
-        for line in sys.stdin:
-            answer(timed(call, int(line)))
-    print(json.dumps(peak_bytes()), flush=True)
+        serve(call)
 
 
 if __name__ == "__main__":
